@@ -1,0 +1,3 @@
+//! The device process of a sandbox.
+
+fn main() {}

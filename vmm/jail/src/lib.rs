@@ -1,0 +1,1 @@
+//! Confinement of the processes that a guest may come to own.

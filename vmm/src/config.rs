@@ -1,0 +1,60 @@
+//! What a virtual machine is made of, the same for every driver.
+
+use std::num::NonZeroU8;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+/// Least guest memory with which the guest kernel reaches its agent, in MiB.
+pub const MIN_MEMORY_MIB: u32 = 64;
+
+/// A virtual machine to start. Drivers take it whole: its file descriptors belong to one machine.
+#[derive(Debug)]
+pub struct VmConfig {
+    /// Number of vCPUs.
+    pub cpus: NonZeroU8,
+    /// Guest memory in MiB, at least [`MIN_MEMORY_MIB`].
+    pub memory_mib: u32,
+    /// Uncompressed ELF kernel.
+    pub kernel: PathBuf,
+    /// Initial RAM disk whose `/init` is the agent.
+    pub initrd: PathBuf,
+    /// Appended to the driver's own kernel command line. Each is one word without white space.
+    pub kernel_parameters: Vec<String>,
+    /// Kernel messages down to debug level go to the console.
+    pub verbose_console: bool,
+    /// Receives what the guest writes to its serial port.
+    pub console: OwnedFd,
+    /// vhost-user devices, in the order in which the guest sees them.
+    pub devices: Vec<VhostUserDevice>,
+}
+
+/// One vhost-user device and the frontend's end of its connection.
+#[derive(Debug)]
+pub struct VhostUserDevice {
+    /// Which device it is.
+    pub kind: DeviceKind,
+    /// Connected stream socket to the backend.
+    pub socket: OwnedFd,
+}
+
+/// The kinds of device that the backends offer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum DeviceKind {
+    /// virtio-fs, virtio 1.2 section 5.11.
+    Fs {
+        /// Mount tag, at most 36 bytes.
+        tag: String,
+    },
+    /// virtio-vsock, virtio 1.2 section 5.10.
+    Vsock {
+        /// The guest's context id.
+        guest_cid: u32,
+    },
+    /// virtio-rng, virtio 1.2 section 5.4.
+    Rng,
+    /// virtio-console, virtio 1.2 section 5.3.
+    Console,
+}

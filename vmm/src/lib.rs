@@ -1,0 +1,8 @@
+//! Virtual machines for sandboxes: what a machine is made of ([`config`]) and the drivers that run one
+//! ([`hypervisor`]).
+//!
+//! Knows nothing of OCI, containers or agents. The embedded VMM itself is the program `runv-vmm` of this
+//! package; callers reach it through the driver `builtin` only, so none of it is exported here.
+
+pub mod config;
+pub mod hypervisor;

@@ -1,0 +1,3 @@
+//! The embedded VMM's process.
+
+fn main() {}
