@@ -1,0 +1,110 @@
+# Everything that people and CI do with this repository. `make` alone lists it.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+
+# Where builds go; the guest kernel is cached apart, in $(RUNV_CACHE).
+BUILD := build
+DRIVER ?= auto
+export RUNV_CACHE ?= $(if $(XDG_CACHE_HOME),$(XDG_CACHE_HOME),$(HOME)/.cache)/runv
+
+TARGET := $(or $(CARGO_TARGET_DIR),target)/x86_64-unknown-linux-gnu/release
+PROGRAMS := runv runv-vmm runv-devices
+PROGRAM_FILES := $(addprefix $(BUILD)/bin/,$(PROGRAMS) sandbox)
+VMLINUX := $(BUILD)/share/runv/vmlinux
+INITRD := $(BUILD)/share/runv/initrd.cpio
+BUNDLE := $(BUILD)/bundle/debian
+PACKAGE_LISTS := $(wildcard packages guest-kernel/packages tests/packages)
+
+##@ Use
+.PHONY: run
+run: build $(BUNDLE)/config.json ## Run a Debian bundle in a microVM (DRIVER=auto|builtin|qemu)
+	@tests/bundles/debian/run --driver $(DRIVER) --build $(BUILD) --bundle $(BUNDLE)
+
+$(BUNDLE)/config.json: tests/bundles/debian/make | setup
+	@tests/bundles/debian/make $(BUNDLE)
+
+.PHONY: install
+install: build ## Install into $(DESTDIR)$(PREFIX), /usr/local by default
+	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/share/runv
+	install -m 755 $(addprefix $(BUILD)/bin/,$(PROGRAMS)) $(DESTDIR)$(PREFIX)/bin/
+	ln -sfn runv $(DESTDIR)$(PREFIX)/bin/sandbox
+	install -m 644 $(VMLINUX) $(INITRD) $(DESTDIR)$(PREFIX)/share/runv/
+
+PREFIX ?= /usr/local
+
+##@ Build
+.PHONY: build
+build: setup programs kernel initrd ## Guest kernel, agent, initrd and programs, into build/
+
+.PHONY: setup
+setup: ## Install the Debian packages that are missing (as root)
+	@missing=$$(sed 's/#.*//' $(PACKAGE_LISTS) | xargs -r dpkg-query -W -f '$${db:Status-Abbrev} $${Package}\n' 2>&1 \
+	    | sed -n 's/^dpkg-query: no packages found matching //p; s/^[^i]. *//p; s/^i[^i] *//p' | sort -u | xargs); \
+	if [ -n "$$missing" ]; then \
+	    echo "setup: installing $$missing"; \
+	    export DEBIAN_FRONTEND=noninteractive; \
+	    apt-get update -qq; \
+	    apt-get install -y -qq --no-install-recommends $$missing >/dev/null; \
+	fi
+
+.PHONY: programs
+programs: | setup
+	@echo "build: programs (cargo, release)"
+	@cargo build --locked --release -p runtime-shim -p vmm -p devices -p agent
+	@mkdir -p $(BUILD)/bin $(BUILD)/share/runv
+	@for program in $(PROGRAMS); do cmp -s $(TARGET)/$$program $(BUILD)/bin/$$program \
+	    || install -m 755 $(TARGET)/$$program $(BUILD)/bin/$$program; done
+	@ln -sfn runv $(BUILD)/bin/sandbox
+
+.PHONY: kernel
+kernel: | setup
+	@mkdir -p $(dir $(VMLINUX))
+	@guest-kernel/build $(VMLINUX)
+
+.PHONY: initrd
+initrd: programs
+	@initrd/build $(TARGET)/agent $(INITRD)
+
+##@ Check
+.PHONY: test
+test: build lint unit e2e nested ## Every test: units, end to end with QEMU, end to end in the nested KVM host
+
+.PHONY: lint
+lint: | setup ## Format, clippy and documentation, with warnings as errors
+	cargo fmt --all --check
+	cargo clippy --locked --workspace --all-targets --all-features -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps --document-private-items --quiet
+
+.PHONY: unit
+unit: | setup ## Unit tests of every part
+	cargo test --locked --workspace --exclude e2e
+
+.PHONY: e2e
+e2e: build ## End to end on this host, with the driver qemu
+	tests/run qemu
+
+.PHONY: nested
+nested: build ## End to end in a nested KVM host, with the driver builtin, 1 and 2 vCPUs
+	tests/run nested
+
+.PHONY: bench
+bench: build ## Speed and size against peers: a table, and JSON in build/bench.json
+	tests/bench/run --json $(BUILD)/bench.json
+
+.PHONY: soak
+soak: build ## What is too long for CI: hundreds of cycles, kills at random moments
+	tests/soak/run
+
+##@ Other
+.PHONY: clean
+clean: ## Remove what was built here (not the cache of guest kernels)
+	rm -rf $(BUILD)
+	cargo clean --quiet
+
+.PHONY: help
+help:
+	@awk 'BEGIN { FS = ":.*## " } /^##@/ { printf "\n%s\n", substr($$0, 5) } \
+	    /^[a-z0-9-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
