@@ -11,6 +11,8 @@ use serde::{Deserialize, Serialize};
 use crate::config::VmConfig;
 
 mod error;
+mod process;
+pub mod qemu;
 
 pub use error::{StartError, VmError};
 

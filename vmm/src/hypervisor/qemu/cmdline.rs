@@ -1,0 +1,123 @@
+//! The guest kernel's command line under QEMU. Pure.
+//!
+//! QEMU itself appends one `virtio_mmio.device=` for each device, so room is left for these.
+
+use std::num::NonZeroU8;
+
+use super::Accelerator;
+
+/// `COMMAND_LINE_SIZE` of Linux on x86 less the final zero.
+const MAX_LENGTH: usize = 2047;
+
+/// Length of ` virtio_mmio.device=512@0xfeb00000:12`.
+const DEVICE_LENGTH: usize = 37;
+
+/// A kernel command line that cannot be.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum CommandLineError {
+    #[error("kernel parameter {word:?} is not one plain ASCII word")]
+    Word { word: String },
+    #[error("kernel command line has {length} bytes, but at most {most} fit")]
+    TooLong { length: usize, most: usize },
+}
+
+/// What the command line depends on.
+#[derive(Debug)]
+pub(crate) struct Boot<'a> {
+    pub(crate) accelerator: Accelerator,
+    pub(crate) cpus: NonZeroU8,
+    /// Frequency of the host's TSC; only software emulation needs it.
+    pub(crate) tsc_khz: u64,
+    /// Kernel messages down to debug level go to the console.
+    pub(crate) verbose: bool,
+    /// The caller's own, one word each.
+    pub(crate) parameters: &'a [String],
+    /// How many devices QEMU will append.
+    pub(crate) devices: usize,
+}
+
+pub(crate) fn kernel_command_line(boot: &Boot<'_>) -> Result<String, CommandLineError> {
+    // reboot=t: there is no keyboard controller to reset by, and the kernel would look for one.
+    let mut line = String::from("console=ttyS0 panic=-1 reboot=t");
+    line.push_str(if boot.verbose { " loglevel=8" } else { " quiet loglevel=1" });
+    if boot.accelerator == Accelerator::Tcg {
+        // The guest's TSC is the host's, and no timer is exact enough to measure it or each other by.
+        // Patching out the lock prefixes costs more under emulation than the prefixes.
+        line.push_str(" tsc=reliable no_timer_check noreplace-smp tsc_early_khz=");
+        line.push_str(&boot.tsc_khz.to_string());
+        // Calibrating the APIC timer takes 0.1 s. A lone CPU can do with the PIT, more need one timer each.
+        if boot.cpus.get() == 1 {
+            line.push_str(" noapictimer");
+        }
+    }
+    for word in boot.parameters {
+        if !is_word(word) {
+            return Err(CommandLineError::Word { word: word.clone() });
+        }
+        line.push(' ');
+        line.push_str(word);
+    }
+    let most = MAX_LENGTH - DEVICE_LENGTH * boot.devices.min(super::args::MAX_DEVICES);
+    if line.len() > most {
+        return Err(CommandLineError::TooLong { length: line.len(), most });
+    }
+    Ok(line)
+}
+
+/// A quote would swallow the words after it, and `--` gives them to init in place of the kernel.
+fn is_word(word: &str) -> bool {
+    !word.is_empty() && word != "--" && word.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'"')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn boot(parameters: &[String]) -> Boot<'_> {
+        Boot {
+            accelerator: Accelerator::Tcg,
+            cpus: NonZeroU8::MIN,
+            tsc_khz: 2_500_000,
+            verbose: false,
+            parameters,
+            devices: 3,
+        }
+    }
+
+    fn with(parameters: &[&str]) -> Result<String, CommandLineError> {
+        let words: Vec<String> = parameters.iter().map(ToString::to_string).collect();
+        kernel_command_line(&boot(&words))
+    }
+
+    #[test]
+    fn emulation_gets_the_time_stamp_frequency_and_kvm_does_not() {
+        let emulated = with(&["a=1", "b"]).unwrap();
+        assert!(emulated.contains(" quiet loglevel=1 tsc=reliable "), "{emulated}");
+        assert!(emulated.ends_with(" tsc_early_khz=2500000 noapictimer a=1 b"), "{emulated}");
+        let native = Boot { accelerator: Accelerator::Kvm, verbose: true, ..boot(&[]) };
+        assert_eq!(kernel_command_line(&native).unwrap(), "console=ttyS0 panic=-1 reboot=t loglevel=8");
+    }
+
+    #[test]
+    fn each_of_several_cpus_keeps_its_timer() {
+        let two = Boot { cpus: NonZeroU8::new(2).unwrap(), ..boot(&[]) };
+        assert!(!kernel_command_line(&two).unwrap().contains("noapictimer"));
+    }
+
+    #[test]
+    fn what_is_not_one_word_is_refused() {
+        for word in ["", "a b", "a\nb", "a=\"b", "ä", "--", "a\0"] {
+            let refused = CommandLineError::Word { word: word.to_owned() };
+            assert_eq!(with(&[word]), Err(refused));
+        }
+    }
+
+    #[test]
+    fn line_that_leaves_no_room_for_devices_is_refused() {
+        let rest = MAX_LENGTH - 3 * DEVICE_LENGTH - with(&[]).unwrap().len() - 1;
+        assert!(with(&[&"x".repeat(rest)]).is_ok());
+        let most = MAX_LENGTH - 3 * DEVICE_LENGTH;
+        let refused = CommandLineError::TooLong { length: most + 1, most };
+        assert_eq!(with(&[&"x".repeat(rest + 1)]), Err(refused));
+    }
+}

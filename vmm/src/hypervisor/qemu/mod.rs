@@ -1,0 +1,255 @@
+//! Driver `qemu`: runs a machine as a QEMU process of machine type `microvm`, with KVM or with software
+//! emulation (TCG).
+//!
+//! QEMU gets everything by descriptor: the sockets of its vhost-user backends, its console, its QMP
+//! connection, kernel and initrd. It starts with its vCPUs stopped, and runs the guest when QMP says so.
+//!
+//! - `args`, `cmdline`, `exit`: data in, data out
+//! - `qmp`: the control protocol; `watch`: the one thread of each machine, which reads QMP and stderr
+//! - `program`: where QEMU is
+//!
+//! Limits of QEMU that the driver tells as errors or cannot tell: 8 devices, no vhost-user console, and a
+//! triple fault looks like a reset, so [`VmExit::Reset`] stands for both.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::fd::{BorrowedFd, OwnedFd, RawFd};
+use std::os::unix::fs::FileTypeExt;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use command_fds::{CommandFdExt, FdMapping};
+use serde::{Deserialize, Serialize};
+
+use self::args::{Console, Device, Machine};
+use self::cmdline::Boot;
+use self::qmp::{Client, QmpError};
+use self::watch::Watch;
+use super::process::BoundProcess;
+use super::{Hypervisor, StartError, Vm, VmError, VmExit};
+use crate::config::{MIN_MEMORY_MIB, VmConfig};
+
+mod args;
+mod cmdline;
+mod exit;
+mod program;
+mod qmp;
+mod stderr;
+mod tsc;
+mod watch;
+
+pub use program::{ProgramError, find_program, version};
+
+/// The longest that QEMU may take to make the machine or to obey. It waits for its backends meanwhile.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// What executes the guest's instructions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Accelerator {
+    /// Linux KVM.
+    Kvm,
+    /// Software emulation, which QEMU does not call a security boundary.
+    Tcg,
+}
+
+/// The driver.
+#[derive(Debug, Clone)]
+pub struct Qemu {
+    /// The program `qemu-system-x86_64`; see [`find_program`].
+    pub program: PathBuf,
+    /// What executes the guest's instructions.
+    pub accelerator: Accelerator,
+}
+
+impl Hypervisor for Qemu {
+    fn start(&self, config: VmConfig) -> Result<Box<dyn Vm>, StartError> {
+        let (ours, theirs) = UnixStream::pair().map_err(host("make a socket pair"))?;
+        let command = self.command(config, theirs)?;
+        let mut process = BoundProcess::spawn(command)
+            .map_err(|source| StartError::Spawn { program: self.program.clone(), source })?;
+        let stderr = process.take_stderr().ok_or_else(|| StartError::Host {
+            step: "read QEMU's standard error",
+            source: io::ErrorKind::NotFound.into(),
+        })?;
+        let reader = ours.try_clone().map_err(host("duplicate a socket"))?;
+        let (watch, messages) = Watch::start(reader, stderr).map_err(host("start a thread"))?;
+        let mut client = Client::new(ours, messages, PATIENCE).map_err(host("set up a socket"))?;
+        match client.negotiate().and_then(|()| client.execute("cont")) {
+            Ok(()) => Ok(Box::new(Running { process, client, watch: Some(watch), exit: None })),
+            Err(error) => Err(failed_start(process, watch, error)),
+        }
+    }
+}
+
+impl Qemu {
+    /// Consumes the configuration's descriptors into the command.
+    fn command(&self, config: VmConfig, qmp: UnixStream) -> Result<Command, StartError> {
+        let calibration = tsc::Calibration::start();
+        if config.memory_mib < MIN_MEMORY_MIB {
+            let text = format!("{} MiB of memory, but the least is {MIN_MEMORY_MIB}", config.memory_mib);
+            return Err(StartError::Config(text));
+        }
+        let mut inherited = Inherited::default();
+        let kernel = inherited.add(open_kernel(&config.kernel)?.into());
+        let initrd = inherited.add(open_file("initrd", &config.initrd)?.into());
+        let qmp = inherited.add(qmp.into());
+        let console = inherited.add_console(config.console)?;
+        let (kinds, sockets): (Vec<_>, Vec<_>) =
+            config.devices.into_iter().map(|device| (device.kind, device.socket)).unzip();
+        let devices: Vec<Device<'_>> = kinds
+            .iter()
+            .zip(sockets)
+            .map(|(kind, socket)| Device { kind, socket: inherited.add(socket) })
+            .collect();
+        let tsc_khz = match self.accelerator {
+            Accelerator::Tcg => calibration.finish(),
+            Accelerator::Kvm => 0,
+        };
+        let kernel_command_line = cmdline::kernel_command_line(&Boot {
+            accelerator: self.accelerator,
+            cpus: config.cpus,
+            tsc_khz,
+            verbose: config.verbose_console,
+            parameters: &config.kernel_parameters,
+            devices: devices.len(),
+        })
+        .map_err(|error| StartError::Config(error.to_string()))?;
+        let arguments = args::arguments(&Machine {
+            accelerator: self.accelerator,
+            cpus: config.cpus,
+            memory_mib: config.memory_mib,
+            kernel,
+            initrd,
+            kernel_command_line: &kernel_command_line,
+            qmp,
+            console,
+            devices,
+        })
+        .map_err(|error| StartError::Config(error.to_string()))?;
+        tracing::debug!(program = %self.program.display(), ?arguments, "starting QEMU");
+        inherited.into_command(&self.program, arguments)
+    }
+}
+
+/// The descriptors that QEMU inherits, numbered from 3.
+#[derive(Default)]
+struct Inherited(Vec<FdMapping>);
+
+impl Inherited {
+    fn add(&mut self, parent_fd: OwnedFd) -> RawFd {
+        let child_fd = self.0.last().map_or(3, |last| last.child_fd + 1);
+        self.0.push(FdMapping { parent_fd, child_fd });
+        child_fd
+    }
+
+    fn add_console(&mut self, console: OwnedFd) -> Result<Console, StartError> {
+        let file = File::from(console);
+        let metadata = file.metadata().map_err(host("examine the console"))?;
+        let fd = self.add(file.into());
+        let is_socket = metadata.file_type().is_socket();
+        Ok(if is_socket { Console::Socket(fd) } else { Console::File(fd) })
+    }
+
+    fn into_command(self, program: &Path, arguments: Vec<String>) -> Result<Command, StartError> {
+        let mut command = Command::new(program);
+        command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        command.fd_mappings(self.0).map_err(io::Error::other).map_err(host("number QEMU's descriptors"))?;
+        Ok(command)
+    }
+}
+
+/// A machine whose guest runs or ran.
+#[derive(Debug)]
+struct Running {
+    process: BoundProcess,
+    client: Client,
+    /// None once it was joined.
+    watch: Option<Watch>,
+    /// How the machine ended, once that is known.
+    exit: Option<VmExit>,
+}
+
+impl Vm for Running {
+    fn pid(&self) -> u32 {
+        self.process.id()
+    }
+
+    fn ended(&self) -> BorrowedFd<'_> {
+        self.process.ended()
+    }
+
+    fn wait(&mut self) -> Result<VmExit, VmError> {
+        if let Some(exit) = &self.exit {
+            return Ok(exit.clone());
+        }
+        let status = self.process.wait().map_err(|source| VmError { step: "wait for the end of", source })?;
+        let observed = self.watch.take().map(Watch::join).unwrap_or_default();
+        if !observed.stderr.is_empty() {
+            tracing::debug!(stderr = observed.stderr, "QEMU ended");
+        }
+        let exit = exit::classify(status, &observed);
+        self.exit = Some(exit.clone());
+        Ok(exit)
+    }
+
+    fn pause(&mut self) -> Result<(), VmError> {
+        self.client.execute("stop").map_err(|error| VmError { step: "pause", source: error.into() })
+    }
+
+    fn resume(&mut self) -> Result<(), VmError> {
+        self.client.execute("cont").map_err(|error| VmError { step: "resume", source: error.into() })
+    }
+
+    fn stop(&mut self) -> Result<(), VmError> {
+        self.process.kill().map_err(|source| VmError { step: "kill", source })
+    }
+}
+
+/// Ends a QEMU that did not get to run its guest, and finds the best words for why.
+fn failed_start(process: BoundProcess, watch: Watch, error: QmpError) -> StartError {
+    drop(process);
+    let observed = watch.join();
+    // A QEMU that gave up by itself has said why.
+    let message = match error {
+        QmpError::Closed if !observed.stderr.is_empty() => observed.stderr,
+        error => {
+            let violation = observed.violation.map(|text| format!(": {text}")).unwrap_or_default();
+            format!("{error}{violation}")
+        }
+    };
+    StartError::Machine { hypervisor: "qemu", message }
+}
+
+/// QEMU boots by PVH what is an ELF file, and takes anything else for a bzImage or a multiboot kernel.
+fn open_kernel(path: &Path) -> Result<File, StartError> {
+    let kernel = open_file("guest kernel", path)?;
+    let mut magic = [0; 4];
+    let read = (&kernel).read_exact(&mut magic);
+    if read.is_ok() && magic == *b"\x7fELF" {
+        return Ok(kernel);
+    }
+    let source = io::Error::new(
+        io::ErrorKind::InvalidData,
+        "it is not an ELF file; an uncompressed vmlinux is needed, not a bzImage",
+    );
+    Err(StartError::GuestFile { what: "guest kernel", path: path.to_owned(), source })
+}
+
+fn open_file(what: &'static str, path: &Path) -> Result<File, StartError> {
+    let open = || {
+        let file = File::open(path)?;
+        if file.metadata()?.is_file() {
+            Ok(file)
+        } else {
+            Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file"))
+        }
+    };
+    open().map_err(|source| StartError::GuestFile { what, path: path.to_owned(), source })
+}
+
+fn host(step: &'static str) -> impl FnOnce(io::Error) -> StartError {
+    move |source| StartError::Host { step, source }
+}

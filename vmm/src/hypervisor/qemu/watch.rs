@@ -1,0 +1,153 @@
+//! The thread that reads all that a QEMU process says: its QMP connection and its standard error.
+//!
+//! It runs until both are at their end, that is, until the process is gone. It is needed because QEMU keeps
+//! in memory what nobody reads, and a guest can cause events and warnings for as long as it runs.
+//! It shares nothing: replies go out through a channel, what it saw comes back when it is joined.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::unix::net::UnixStream;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::thread::{self, JoinHandle};
+
+use rustix::event::{PollFd, PollFlags, poll};
+
+use super::qmp::{Event, LineBuffer, Message, ShutdownReason};
+use super::stderr::Tail;
+
+/// More messages than this unanswered by the driver mean that QEMU makes them up.
+const MAX_PENDING: usize = 8;
+
+/// What was seen of a process up to its end.
+#[derive(Debug, Default)]
+pub(crate) struct Observed {
+    /// From the first SHUTDOWN event.
+    pub(crate) shutdown: Option<ShutdownReason>,
+    /// Last lines of the standard error.
+    pub(crate) stderr: String,
+    /// How QEMU broke QMP.
+    pub(crate) violation: Option<&'static str>,
+}
+
+/// A running reader.
+#[derive(Debug)]
+pub(crate) struct Watch(JoinHandle<Observed>);
+
+impl Watch {
+    /// Starts reading. Greeting and replies come out of the channel, which closes when the QMP connection
+    /// does.
+    pub(crate) fn start(qmp: UnixStream, stderr: File) -> io::Result<(Self, Receiver<Message>)> {
+        let (sender, receiver) = sync_channel(MAX_PENDING);
+        let thread = thread::Builder::new()
+            .name("qemu-watch".to_owned())
+            .spawn(move || Reader::new(qmp, stderr, sender).run())?;
+        Ok((Self(thread), receiver))
+    }
+
+    /// Waits until the process has ended and tells what was seen.
+    pub(crate) fn join(self) -> Observed {
+        self.0.join().unwrap_or_else(|_| Observed {
+            violation: Some("the thread that read its messages panicked"),
+            ..Observed::default()
+        })
+    }
+}
+
+struct Reader {
+    qmp: Option<UnixStream>,
+    stderr: Option<File>,
+    lines: LineBuffer,
+    /// None once QEMU broke the protocol: its further bytes are read and dropped.
+    sender: Option<SyncSender<Message>>,
+    tail: Tail,
+    observed: Observed,
+}
+
+impl Reader {
+    fn new(qmp: UnixStream, stderr: File, sender: SyncSender<Message>) -> Self {
+        Self {
+            qmp: Some(qmp),
+            stderr: Some(stderr),
+            lines: LineBuffer::default(),
+            sender: Some(sender),
+            tail: Tail::default(),
+            observed: Observed::default(),
+        }
+    }
+
+    fn run(mut self) -> Observed {
+        let mut buffer = [0; 4096];
+        while self.qmp.is_some() || self.stderr.is_some() {
+            let (qmp_ready, stderr_ready) = self.wait();
+            if qmp_ready {
+                match read_some(self.qmp.as_mut(), &mut buffer) {
+                    Some(bytes) => self.take_qmp(bytes),
+                    None => (self.qmp, self.sender) = (None, None),
+                }
+            }
+            if stderr_ready {
+                match read_some(self.stderr.as_mut(), &mut buffer) {
+                    Some(bytes) => self.tail.push(bytes),
+                    None => self.stderr = None,
+                }
+            }
+        }
+        self.observed.stderr = self.tail.text();
+        self.observed
+    }
+
+    /// Which of the two can be read without blocking.
+    fn wait(&self) -> (bool, bool) {
+        let mut fds = Vec::with_capacity(2);
+        fds.extend(self.qmp.iter().map(|qmp| PollFd::new(qmp, PollFlags::IN)));
+        fds.extend(self.stderr.iter().map(|stderr| PollFd::new(stderr, PollFlags::IN)));
+        if let Err(error) = poll(&mut fds, None) {
+            // Only EINTR is possible here: the loop asks again.
+            tracing::trace!(%error, "poll on QEMU's output");
+            return (false, false);
+        }
+        let mut ready = fds.iter().map(|fd| !fd.revents().is_empty());
+        let qmp = self.qmp.is_some() && ready.next() == Some(true);
+        let stderr = self.stderr.is_some() && ready.next() == Some(true);
+        (qmp, stderr)
+    }
+
+    fn take_qmp(&mut self, bytes: &[u8]) {
+        if self.sender.is_none() {
+            return;
+        }
+        let lines = self.lines.push(bytes);
+        let taken = lines.and_then(|lines| lines.iter().try_for_each(|line| self.take_line(line)));
+        if let Err(violation) = taken {
+            self.observed.violation = Some(violation);
+            self.sender = None;
+        }
+    }
+
+    fn take_line(&mut self, line: &[u8]) -> Result<(), &'static str> {
+        match Message::parse(line)? {
+            Message::Event(Event::Shutdown(reason)) => {
+                self.observed.shutdown.get_or_insert(reason);
+                Ok(())
+            }
+            Message::Event(Event::Other) => Ok(()),
+            message => match &self.sender {
+                Some(sender) => sender.try_send(message).map_err(|_| "it sent replies to no command"),
+                None => Ok(()),
+            },
+        }
+    }
+}
+
+/// The next bytes, or None at the end. An error is an end too: nothing more will come.
+fn read_some<'b>(source: Option<&mut impl Read>, buffer: &'b mut [u8]) -> Option<&'b [u8]> {
+    match source?.read(buffer) {
+        Ok(0) => None,
+        Ok(count) => buffer.get(..count),
+        Err(error) if error.kind() == io::ErrorKind::Interrupted => Some(&[]),
+        Err(error) => {
+            tracing::debug!(%error, "reading from QEMU");
+            None
+        }
+    }
+}
