@@ -11,8 +11,10 @@ use serde::{Deserialize, Serialize};
 use crate::config::VmConfig;
 
 mod error;
+pub mod probe;
 mod process;
 pub mod qemu;
+pub mod select;
 
 pub use error::{StartError, VmError};
 

@@ -7,11 +7,15 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, ExitStatus};
 
 use rustix::process::{Pid, PidfdFlags, Signal};
+
+/// Least number for a descriptor that a child inherits. Up to the exec, std keeps a pipe open in the child to
+/// report a failure, under whatever number was free; a mapping onto it would make failures look like success.
+pub(crate) const FIRST_INHERITED_FD: RawFd = 64;
 
 /// A spawned process. Dropping it kills and reaps it.
 #[derive(Debug)]

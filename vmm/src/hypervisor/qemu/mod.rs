@@ -27,7 +27,7 @@ use self::args::{Console, Device, Machine};
 use self::cmdline::Boot;
 use self::qmp::{Client, QmpError};
 use self::watch::Watch;
-use super::process::BoundProcess;
+use super::process::{BoundProcess, FIRST_INHERITED_FD};
 use super::{Hypervisor, StartError, Vm, VmError, VmExit};
 use crate::config::{MIN_MEMORY_MIB, VmConfig};
 
@@ -56,7 +56,7 @@ pub enum Accelerator {
 }
 
 /// The driver.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Qemu {
     /// The program `qemu-system-x86_64`; see [`find_program`].
     pub program: PathBuf,
@@ -134,13 +134,13 @@ impl Qemu {
     }
 }
 
-/// The descriptors that QEMU inherits, numbered from 3.
+/// The descriptors that QEMU inherits.
 #[derive(Default)]
 struct Inherited(Vec<FdMapping>);
 
 impl Inherited {
     fn add(&mut self, parent_fd: OwnedFd) -> RawFd {
-        let child_fd = self.0.last().map_or(3, |last| last.child_fd + 1);
+        let child_fd = self.0.last().map_or(FIRST_INHERITED_FD, |last| last.child_fd + 1);
         self.0.push(FdMapping { parent_fd, child_fd });
         child_fd
     }
