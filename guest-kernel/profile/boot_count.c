@@ -12,8 +12,8 @@
 //            ram=BYTES   size of guest memory, less than 3 GiB
 //            out=FILE    the report, one record a line: "firmware N", "kernel N"
 //                        (instructions), "pages N", "pages_written N",
-//                        "pages_fetched N", "at ADDRESS N" (instructions in the
-//                        16 bytes of code at ADDRESS), "page NUMBER USE"
+//                        "pages_fetched N", "ADDRESS at N" (instructions in the
+//                        16 bytes of code at ADDRESS, 16 hexadecimal digits)
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -48,6 +48,8 @@ uint64_t qemu_plugin_hwaddr_phys_addr(const struct qemu_plugin_hwaddr *);
 __attribute__((visibility("default"))) int qemu_plugin_version = 1;
 
 enum { PAGE_SHIFT = 12, BLOCK_SHIFT = 4, BUCKET_BITS = 20 };
+// Where the kernel maps its own image (__START_KERNEL_map).
+static const uint64_t KERNEL_MAP = 0xffffffff80000000;
 enum { READ = 1, WRITTEN = 2, FETCHED = 4 };
 
 // One counter for each 16 bytes of code, in an open hash table.
@@ -104,6 +106,12 @@ static void on_access(unsigned int vcpu, mem_info info, uint64_t vaddr, void *da
 			  qemu_plugin_mem_is_store(info) ? WRITTEN : READ);
 }
 
+// Before it turns paging on the kernel runs at its physical address.
+static uint64_t linked_address(uint64_t address)
+{
+	return address >= 1 << 20 && address < 1ul << 31 ? address + KERNEL_MAP : address;
+}
+
 static void report(void)
 {
 	uint64_t pages = 0, written = 0, fetched = 0;
@@ -119,13 +127,12 @@ static void report(void)
 		pages += page_use[i] != 0;
 		written += (page_use[i] & WRITTEN) != 0;
 		fetched += (page_use[i] & FETCHED) != 0;
-		if (page_use[i])
-			fprintf(out, "page %lx %d\n", i, page_use[i]);
 	}
 	fprintf(out, "pages %lu\npages_written %lu\npages_fetched %lu\n", pages, written, fetched);
 	for (size_t i = 0; i < 1 << BUCKET_BITS; i++)
 		if (blocks[i].instructions)
-			fprintf(out, "at %lx %lu\n", blocks[i].address, blocks[i].instructions);
+			fprintf(out, "%016lx at %lu\n", linked_address(blocks[i].address),
+				blocks[i].instructions);
 	if (fclose(out) != 0) {
 		perror(out_path);
 		exit(1);
