@@ -1,1 +1,25 @@
-//! End-to-end harness.
+//! Harness of the end-to-end tests: bundles made in milliseconds, the built programs run on them, and what
+//! must not be left behind.
+//!
+//! It knows the programs by their command line alone and links none of their code. The same test binary runs
+//! on this machine (driver `qemu`) and in the nested KVM host (driver `builtin`); [`Setup`] says where it is.
+//! Nothing here sleeps: waits are for an event or a condition, until a deadline.
+
+mod bundle;
+mod census;
+mod deadline;
+mod output;
+pub mod pattern;
+mod processes;
+mod sandbox;
+mod setup;
+mod terminal;
+
+pub use bundle::Bundle;
+pub use census::{Census, alone, together};
+pub use deadline::Deadline;
+pub use output::Output;
+pub use processes::{Process, Role};
+pub use sandbox::{Finished, Running, Sandbox};
+pub use setup::{Hypervisor, Setup};
+pub use terminal::Terminal;

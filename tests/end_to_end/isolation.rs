@@ -1,0 +1,120 @@
+//! The workload is in a machine, and in a container, of its own.
+
+use std::fs;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use e2e::{Bundle, Deadline, Hypervisor, Sandbox, Setup, together};
+
+/// The release that is written in the kernel image.
+fn release_of_built_kernel() -> Result<String> {
+    const MARK: &[u8] = b"Linux version ";
+    let image = fs::read(Setup::get()?.kernel())?;
+    let start =
+        image.windows(MARK.len()).position(|window| window == MARK).context("no version in vmlinux")?;
+    let rest = image.get(start + MARK.len()..).context("vmlinux ends")?;
+    let end = rest.iter().position(|byte| *byte == b' ').context("no release in vmlinux")?;
+    Ok(String::from_utf8_lossy(rest.get(..end).context("no release")?).into_owned())
+}
+
+#[test]
+fn the_kernel_is_the_built_one_and_not_the_hosts() -> Result<()> {
+    let _order = together();
+    let finished = Sandbox::run(&Bundle::new(&["uname", "-r"])?)?.finish()?.expect_code(0)?;
+    let host = fs::read_to_string("/proc/sys/kernel/osrelease")?;
+    assert_eq!(finished.text().trim(), release_of_built_kernel()?);
+    assert_ne!(finished.text(), host);
+    Ok(())
+}
+
+#[test]
+fn the_workload_is_process_1_and_sees_only_its_own() -> Result<()> {
+    let _order = together();
+    let bundle = Bundle::shell("echo $$; readlink /proc/1/exe; ps -o pid,comm; exit 0")?;
+    let finished = Sandbox::run(&bundle)?.finish()?.expect_code(0)?;
+    let text = finished.text();
+    let lines: Vec<Vec<&str>> = text.lines().map(|line| line.split_whitespace().collect()).collect();
+    assert_eq!(
+        lines.iter().map(Vec::as_slice).collect::<Vec<_>>(),
+        [&["1"][..], &["/bin/busybox"], &["PID", "COMMAND"], &["1", "sh"], &[lines[4][0], "ps"]],
+        "{text}"
+    );
+    Ok(())
+}
+
+#[test]
+fn memory_and_cpus_are_as_asked() -> Result<()> {
+    let _order = together();
+    let bundle = Bundle::shell("nproc; awk '/MemTotal/ { print $2 }' /proc/meminfo")?;
+    let finished = Sandbox::run(&bundle)?.option("--memory", "300").finish()?.expect_code(0)?;
+    let text = finished.text();
+    let mut numbers = text.lines().map(str::parse::<u64>);
+    let cpus = numbers.next().context("no CPUs")??;
+    let memory_kib = numbers.next().context("no memory")??;
+    assert_eq!(cpus, u64::from(Setup::get()?.cpus()));
+    // The kernel itself takes some.
+    assert!((230 * 1024..=300 * 1024).contains(&memory_kib), "{memory_kib} KiB of 300 MiB");
+    Ok(())
+}
+
+#[test]
+fn the_hostname_is_the_bundles() -> Result<()> {
+    let _order = together();
+    let bundle = Bundle::new(&["hostname"])?.edit(|spec| spec["hostname"] = "my-sandbox".into())?;
+    let finished = Sandbox::run(&bundle)?.finish()?.expect_code(0)?;
+    assert_eq!(finished.text(), "my-sandbox\n");
+    Ok(())
+}
+
+#[test]
+fn nothing_of_the_host_or_the_agent_is_inherited() -> Result<()> {
+    let _order = together();
+    let bundle = Bundle::shell(
+        "env | grep -v -e ^SHLVL= -e ^PWD= | sort; ls /proc/self/fd; ls /; readlink /proc/self/cwd",
+    )?;
+    let finished = Sandbox::run(&bundle)?.finish()?.expect_code(0)?;
+    let expected = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin\nTERM=xterm\n\
+        0\n1\n2\n3\nbin\ndev\netc\nproc\nroot\nsys\ntmp\nusr\n/\n";
+    assert_eq!(finished.text(), expected, "3 is the directory that ls itself reads");
+    Ok(())
+}
+
+#[test]
+fn a_guest_panic_is_told_apart_from_the_workloads_end() -> Result<()> {
+    let _order = together();
+    let bundle = Bundle::shell("echo ready; echo c >/proc/sysrq-trigger; sleep 60")?.edit(|spec| {
+        spec["linux"]["readonlyPaths"] = serde_json::json!([]);
+        spec["process"]["capabilities"] = serde_json::Value::Null;
+    })?;
+    let finished =
+        Sandbox::run(&bundle)?.finish_by(Deadline::after(Duration::from_secs(90))?)?.expect_code(1)?;
+    assert!(finished.errors().contains("panic"), "{:?}", finished.errors());
+    Ok(())
+}
+
+#[test]
+fn debug_shows_the_guests_console() -> Result<()> {
+    let _order = together();
+    let finished = Sandbox::run(&Bundle::new(&["/bin/true"])?)?.flag("--debug").finish()?.expect_code(0)?;
+    assert!(finished.errors().contains("Linux version"), "{:?}", finished.errors());
+    assert_eq!(finished.text(), "");
+    Ok(())
+}
+
+#[test]
+fn emulation_is_announced() -> Result<()> {
+    let _order = together();
+    let setup = Setup::get()?;
+    if setup.hypervisor() == Hypervisor::Builtin {
+        println!("the driver builtin never emulates");
+        return Ok(());
+    }
+    let bundle = Bundle::new(&["/bin/true"])?;
+    let bundle_path = bundle.path().to_string_lossy().into_owned();
+    let finished =
+        Sandbox::command(&["run", "--hypervisor", "qemu", &bundle_path]).finish()?.expect_code(0)?;
+    let says = finished.errors().contains("emulat");
+    let kvm = Sandbox::command(&["check", "--json"]).finish()?;
+    assert!(says || kvm.text().contains("\"kvm\""), "{:?}", finished.errors());
+    Ok(())
+}

@@ -1,0 +1,17 @@
+//! End-to-end tests: the built `sandbox` on real bundles, with a real kernel and a real hypervisor.
+//!
+//! One binary for all subjects, as it is also run in the nested KVM host; `tests/run` does both. What it needs
+//! to know comes from the environment, see [`e2e::Setup`].
+
+mod bad_input;
+mod commands;
+mod exit;
+mod files;
+mod isolation;
+mod kill;
+mod many;
+mod mounts;
+mod process;
+mod signals;
+mod streams;
+mod terminal;

@@ -1,0 +1,58 @@
+//! Many sandboxes at once, and nothing of them afterwards.
+
+use std::io::Write;
+use std::time::Duration;
+
+use anyhow::Result;
+use e2e::{Bundle, Census, Deadline, Running, Sandbox, alone};
+use serde_json::json;
+
+const COUNT: usize = 20;
+
+/// Waits for a line, then proves that memory, files and streams are its own.
+const SCRIPT: &str = "echo $NUMBER >/dev/shm/number; echo $NUMBER >/number; echo ready; read line
+    echo \"$line $NUMBER $(cat /dev/shm/number) $(cat /number)\"; exit $NUMBER";
+
+#[test]
+fn twenty_at_once_do_not_disturb_each_other_and_leave_nothing() -> Result<()> {
+    let _order = alone();
+    let before = Census::take()?;
+    let deadline = Deadline::after(Duration::from_secs(180))?;
+
+    let bundles: Vec<Bundle> = (0..COUNT)
+        .map(|number| {
+            Bundle::shell(SCRIPT)?.edit(|spec| {
+                spec["process"]["env"] = json!(["PATH=/bin", format!("NUMBER={number}")]);
+            })
+        })
+        .collect::<Result<_>>()?;
+    let mut all: Vec<Running> = bundles
+        .iter()
+        .map(|bundle| Sandbox::run(bundle)?.option("--memory", "128").start())
+        .collect::<Result<_>>()?;
+    for running in &all {
+        running.stdout().wait_for("ready\n", deadline)?;
+    }
+    for (number, running) in all.iter_mut().enumerate() {
+        running.stdin()?.write_all(format!("line-{number}\n").as_bytes())?;
+    }
+    for (number, running) in all.into_iter().enumerate() {
+        let finished = running.finish(deadline)?.expect_code(i32::try_from(number)?)?;
+        assert_eq!(finished.text(), format!("ready\nline-{number} {number} {number} {number}\n"));
+        assert_eq!(finished.errors(), "");
+    }
+
+    drop(bundles);
+    before.restored(Deadline::after(Duration::from_secs(2))?)
+}
+
+#[test]
+fn one_after_the_other_leaves_nothing() -> Result<()> {
+    let _order = alone();
+    let bundle = Bundle::shell("exit 4")?;
+    let before = Census::take()?;
+    for _ in 0..5 {
+        Sandbox::run(&bundle)?.finish()?.expect_code(4)?;
+    }
+    before.restored(Deadline::after(Duration::from_secs(2))?)
+}

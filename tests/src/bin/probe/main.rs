@@ -1,0 +1,41 @@
+//! `probe`: a static program that workloads run for what busybox lacks.
+//!
+//! Each subcommand does one thing, prints what it found, and fails with a line on stderr.
+
+mod files;
+mod streams;
+
+use std::env;
+
+use anyhow::{Context, Result, bail};
+
+const USAGE: &str = "usage: probe COMMAND [ARGUMENT]...
+  write BYTES SEED         the pattern to stdout
+  both BYTES               patterns 1 to stdout and 2 to stderr, alternating
+  verify SEED              compare stdin to its end with the pattern
+  write-file FILE BYTES    the pattern 3 to a file, fsync, read again, compare
+  map FILE                 write through a shared mapping
+  lock FILE                hold flock, try to get it a second time, release
+  sparse FILE              a hole between two bytes
+  xattr FILE               set, list, get and remove attributes
+  crowd DIRECTORY COUNT    make, list, stat and remove files
+  signals                  print each signal that comes; ends at SIGTERM";
+
+fn main() -> Result<()> {
+    let arguments: Vec<String> = env::args().skip(1).collect();
+    let argument = |index: usize| arguments.get(index).map(String::as_str).context(USAGE);
+    let number = |index: usize| argument(index)?.parse::<u64>().with_context(|| format!("argument {index}"));
+    match argument(0)? {
+        "write" => streams::write(number(1)?, number(2)?),
+        "both" => streams::both(number(1)?),
+        "verify" => streams::verify(number(1)?),
+        "signals" => streams::signals(),
+        "write-file" => files::write(argument(1)?, number(2)?),
+        "map" => files::map(argument(1)?),
+        "lock" => files::lock(argument(1)?),
+        "sparse" => files::sparse(argument(1)?),
+        "xattr" => files::attributes(argument(1)?),
+        "crowd" => files::crowd(argument(1)?, number(2)?),
+        other => bail!("unknown command {other}\n{USAGE}"),
+    }
+}

@@ -1,0 +1,54 @@
+//! Standard streams and signals.
+
+use std::io::{Write, stderr, stdin, stdout};
+
+use anyhow::{Context, Result};
+use e2e::pattern::Pattern;
+use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGWINCH};
+use signal_hook::iterator::Signals;
+
+pub(crate) fn write(length: u64, seed: u64) -> Result<()> {
+    Pattern::new(seed).write(length, &mut stdout().lock()).context("cannot write")
+}
+
+/// In pieces of odd sizes, so that the two never come in lockstep.
+pub(crate) fn both(length: u64) -> Result<()> {
+    let (mut first, mut second) = (Pattern::new(1), Pattern::new(2));
+    let mut left = length;
+    while left > 0 {
+        let part = left.min(123_457);
+        first.write(part, &mut stdout().lock()).context("cannot write to stdout")?;
+        second.write(part, &mut stderr().lock()).context("cannot write to stderr")?;
+        left -= part;
+    }
+    Ok(())
+}
+
+pub(crate) fn verify(seed: u64) -> Result<()> {
+    let length = Pattern::new(seed).verify(&mut stdin().lock()).context("stdin is not the pattern")?;
+    println!("verified {length}");
+    Ok(())
+}
+
+pub(crate) fn signals() -> Result<()> {
+    let mut signals =
+        Signals::new([SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGWINCH]).context("cannot take signals")?;
+    say("ready")?;
+    for signal in &mut signals {
+        let name = signal_hook::low_level::signal_name(signal).unwrap_or("another");
+        let size = rustix::termios::tcgetwinsize(stdin());
+        match size {
+            Ok(size) if signal == SIGWINCH => say(&format!("{name} {} {}", size.ws_row, size.ws_col))?,
+            _ => say(name)?,
+        }
+        if signal == SIGTERM {
+            break;
+        }
+    }
+    Ok(())
+}
+
+fn say(line: &str) -> Result<()> {
+    let mut output = stdout().lock();
+    writeln!(output, "{line}").and_then(|()| output.flush()).context("cannot write")
+}

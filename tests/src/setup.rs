@@ -1,0 +1,159 @@
+//! Where the tests run and what they test, from the environment.
+//!
+//! | variable | meaning | default |
+//! |---|---|---|
+//! | `RUNV_BUILD` | directory with `bin/` and `share/runv/` | `build/` of the source tree |
+//! | `RUNV_HYPERVISOR` | driver: `qemu` or `builtin` | `qemu` |
+//! | `RUNV_CPUS` | vCPUs of each sandbox | 1 |
+//! | `RUNV_NESTED` | set: this is the nested host, so sizes are smaller and deadlines longer | unset |
+//! | `RUNV_PROBE` | the program `probe` | beside the test binary |
+
+use std::env;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+
+/// The driver that is tested.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Hypervisor {
+    /// The embedded VMM.
+    Builtin,
+    /// QEMU.
+    Qemu,
+}
+
+impl Hypervisor {
+    /// As `--hypervisor` spells it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Builtin => "builtin",
+            Self::Qemu => "qemu",
+        }
+    }
+}
+
+/// Where the tests run and what they test.
+#[derive(Debug)]
+pub struct Setup {
+    build: PathBuf,
+    hypervisor: Hypervisor,
+    cpus: u8,
+    probe: PathBuf,
+    nested: bool,
+}
+
+impl Setup {
+    /// Reads the environment, the first time it is asked.
+    ///
+    /// # Errors
+    /// When a variable has an unknown value, or the build is not there.
+    pub fn get() -> Result<&'static Self> {
+        static SETUP: OnceLock<Setup> = OnceLock::new();
+        if let Some(setup) = SETUP.get() {
+            return Ok(setup);
+        }
+        let setup = Self::from_environment()?;
+        Ok(SETUP.get_or_init(|| setup))
+    }
+
+    fn from_environment() -> Result<Self> {
+        let build = env::var_os("RUNV_BUILD")
+            .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../build"), PathBuf::from);
+        let build =
+            build.canonicalize().with_context(|| format!("no build in {}: make build", build.display()))?;
+        let hypervisor = match env::var("RUNV_HYPERVISOR").as_deref() {
+            Ok("builtin") => Hypervisor::Builtin,
+            Ok("qemu") | Err(_) => Hypervisor::Qemu,
+            Ok(other) => bail!("RUNV_HYPERVISOR={other}: neither builtin nor qemu"),
+        };
+        let cpus = env::var("RUNV_CPUS").map_or(Ok(1), |cpus| cpus.parse().context("RUNV_CPUS"))?;
+        let setup = Self {
+            build,
+            hypervisor,
+            cpus,
+            probe: find_probe()?,
+            nested: env::var_os("RUNV_NESTED").is_some(),
+        };
+        for file in [setup.sandbox(), setup.kernel(), setup.initrd()] {
+            ensure!(file.exists(), "{} is missing: make build", file.display());
+        }
+        Ok(setup)
+    }
+
+    /// The program `sandbox`.
+    #[must_use]
+    pub fn sandbox(&self) -> PathBuf {
+        self.program("sandbox")
+    }
+
+    /// A program of the build.
+    #[must_use]
+    pub fn program(&self, name: &str) -> PathBuf {
+        self.build.join("bin").join(name)
+    }
+
+    /// The guest kernel.
+    #[must_use]
+    pub fn kernel(&self) -> PathBuf {
+        self.build.join("share/runv/vmlinux")
+    }
+
+    /// The initial RAM disk with the agent.
+    #[must_use]
+    pub fn initrd(&self) -> PathBuf {
+        self.build.join("share/runv/initrd.cpio")
+    }
+
+    /// The static program `probe`, which workloads run for what busybox lacks.
+    #[must_use]
+    pub fn probe(&self) -> &Path {
+        &self.probe
+    }
+
+    /// The driver that is tested.
+    #[must_use]
+    pub fn hypervisor(&self) -> Hypervisor {
+        self.hypervisor
+    }
+
+    /// vCPUs of each sandbox.
+    #[must_use]
+    pub fn cpus(&self) -> u8 {
+        self.cpus
+    }
+
+    /// Full size here, the smaller one in the nested host, where each instruction of a guest is emulated twice.
+    /// The choice is printed.
+    #[must_use]
+    pub fn size(&self, what: &str, full: u64, nested: u64) -> u64 {
+        if self.nested {
+            println!("{what}: {nested} in the nested host, {full} elsewhere");
+            nested
+        } else {
+            full
+        }
+    }
+
+    /// `time` as it is on a machine of its own, longer in the nested host.
+    #[must_use]
+    pub fn patience(&self, time: Duration) -> Duration {
+        if self.nested { time * 4 } else { time }
+    }
+}
+
+/// `cargo test` has the test binary in `deps/` below the programs; the nested host has both in one directory.
+fn find_probe() -> Result<PathBuf> {
+    if let Some(probe) = env::var_os("RUNV_PROBE") {
+        return Ok(probe.into());
+    }
+    let test = env::current_exe().context("cannot find the test binary")?;
+    test.ancestors()
+        .skip(1)
+        .take(2)
+        .map(|directory| directory.join("probe"))
+        .find(|probe| probe.is_file())
+        .with_context(|| format!("no program probe beside {}", test.display()))
+}
