@@ -1,3 +1,36 @@
-//! The shim.
+//! The shim: one program with a face for each way to call it, chosen by the name under which it runs.
+//!
+//! | name | face |
+//! |---|---|
+//! | `sandbox` | for people ([`sandbox_cli`]) |
+//! | `runv` | the OCI command line; not there yet |
+//!
+//! Below the faces: [`config`] and [`bundle`] say what is asked, [`sandbox`] starts it, [`monitor`] watches it, and
+//! [`io`] carries its streams. [`check`] looks at the host.
 
-fn main() {}
+mod bundle;
+mod check;
+mod config;
+mod exit_code;
+mod io;
+mod monitor;
+mod report;
+mod sandbox;
+mod sandbox_cli;
+
+use std::env;
+use std::ffi::OsStr;
+use std::path::Path;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let mut arguments = env::args_os();
+    let program = arguments.next().unwrap_or_default();
+    match Path::new(&program).file_name().and_then(OsStr::to_str) {
+        Some("sandbox") => ExitCode::from(sandbox_cli::main()),
+        _ => {
+            eprintln!("runv: error: the OCI command line is not there yet; run this program as `sandbox`");
+            ExitCode::from(exit_code::OWN_ERROR)
+        }
+    }
+}

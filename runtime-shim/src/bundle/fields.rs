@@ -1,0 +1,145 @@
+//! The one table of what this runtime does not do yet.
+//!
+//! The specification lets a runtime ignore properties that it does not know. Those that it *does* know but
+//! does not apply must not be ignored in silence: most are refused by name; the few that every engine and
+//! `runc spec` writes are accepted, with a warning in the log. A field leaves this table when it is applied.
+
+use serde_json::Value;
+
+use Treatment::{Refused, Unapplied};
+
+/// A field that the runtime does not apply is set.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0} is not supported yet; remove it from the bundle")]
+pub(crate) struct FieldError(String);
+
+/// What happens when a field is set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Treatment {
+    /// Accepted without effect.
+    Unapplied,
+    /// An error.
+    Refused,
+}
+
+/// Paths as the specification spells them; `[]` is every element of an array.
+const FIELDS: &[(&str, Treatment)] = &[
+    ("process.capabilities", Unapplied),
+    ("process.rlimits", Unapplied),
+    ("process.noNewPrivileges", Unapplied),
+    ("process.apparmorProfile", Refused),
+    ("process.oomScoreAdj", Refused),
+    ("process.selinuxLabel", Refused),
+    ("process.scheduler", Refused),
+    ("process.ioPriority", Refused),
+    ("process.execCPUAffinity", Refused),
+    ("mounts[].uidMappings", Refused),
+    ("mounts[].gidMappings", Refused),
+    ("hooks.prestart", Refused),
+    ("hooks.createRuntime", Refused),
+    ("hooks.createContainer", Refused),
+    ("hooks.startContainer", Refused),
+    ("hooks.poststart", Refused),
+    ("hooks.poststop", Refused),
+    ("linux.maskedPaths", Unapplied),
+    ("linux.readonlyPaths", Unapplied),
+    ("linux.cgroupsPath", Unapplied),
+    ("linux.resources.devices", Unapplied),
+    ("linux.resources.memory", Refused),
+    ("linux.resources.cpu", Refused),
+    ("linux.resources.pids", Refused),
+    ("linux.resources.blockIO", Refused),
+    ("linux.resources.hugepageLimits", Refused),
+    ("linux.resources.network", Refused),
+    ("linux.resources.rdma", Refused),
+    ("linux.resources.unified", Refused),
+    ("linux.uidMappings", Refused),
+    ("linux.gidMappings", Refused),
+    ("linux.timeOffsets", Refused),
+    ("linux.devices", Refused),
+    ("linux.netDevices", Refused),
+    ("linux.seccomp", Refused),
+    ("linux.sysctl", Refused),
+    ("linux.mountLabel", Refused),
+    ("linux.intelRdt", Refused),
+    ("linux.memoryPolicy", Refused),
+    ("linux.personality", Refused),
+    ("vm", Refused),
+];
+
+/// Refuses what would change the meaning of the bundle if it were ignored, and logs what is ignored.
+pub(crate) fn check(document: &Value) -> Result<(), FieldError> {
+    let mut unapplied = Vec::new();
+    for (path, treatment) in FIELDS {
+        match (find_set(document, path), treatment) {
+            (None, _) => {}
+            (Some(place), Refused) => return Err(FieldError(place)),
+            (Some(place), Unapplied) => unapplied.push(place),
+        }
+    }
+    if !unapplied.is_empty() {
+        tracing::warn!(fields = unapplied.join(" "), "config.json sets fields that are not applied yet");
+    }
+    Ok(())
+}
+
+/// Where below `value` the first field of this path is set, with array indices.
+fn find_set(value: &Value, path: &str) -> Option<String> {
+    let (head, rest) = path.split_once('.').map_or((path, None), |(head, rest)| (head, Some(rest)));
+    let (name, is_list) = head.strip_suffix("[]").map_or((head, false), |name| (name, true));
+    let child = value.get(name)?;
+    let below = |child: &Value| match rest {
+        Some(rest) => find_set(child, rest).map(|place| format!(".{place}")),
+        None => is_set(child).then(String::new),
+    };
+    if !is_list {
+        return below(child).map(|place| format!("{name}{place}"));
+    }
+    let mut elements = child.as_array()?.iter().enumerate();
+    elements.find_map(|(index, element)| Some(format!("{name}[{index}]{}", below(element)?)))
+}
+
+/// Values that ask for nothing.
+fn is_set(value: &Value) -> bool {
+    match value {
+        Value::Null => false,
+        Value::Bool(set) => *set,
+        Value::Number(number) => number.as_i64() != Some(0),
+        Value::String(text) => !text.is_empty(),
+        Value::Array(elements) => !elements.is_empty(),
+        Value::Object(members) => members.values().any(is_set),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_refused_field_is_named_with_its_place() {
+        for (document, place) in [
+            (json!({"hooks": {"poststop": [{"path": "/x"}]}}), "hooks.poststop"),
+            (json!({"mounts": [{}, {"uidMappings": [{"containerID": 0}]}]}), "mounts[1].uidMappings"),
+            (json!({"linux": {"resources": {"memory": {"limit": 5}}}}), "linux.resources.memory"),
+            (json!({"process": {"oomScoreAdj": -5}}), "process.oomScoreAdj"),
+        ] {
+            assert_eq!(check(&document), Err(FieldError(place.into())));
+        }
+    }
+
+    #[test]
+    fn unset_unknown_and_unapplied_fields_pass() {
+        for document in [
+            json!({}),
+            json!({"hooks": {"prestart": []}, "linux": {"seccomp": null, "sysctl": {}}}),
+            json!({"process": {"oomScoreAdj": 0, "apparmorProfile": "", "noNewPrivileges": true}}),
+            json!({"linux": {"resources": {"devices": [{"allow": false}], "memory": {}}}}),
+            json!({"com.example.unknown": 5, "annotations": {"a": "b"}}),
+            json!([1, 2]),
+        ] {
+            assert_eq!(check(&document), Ok(()), "{document}");
+        }
+    }
+}

@@ -1,0 +1,14 @@
+//! From an OCI bundle to what a sandbox needs: read it ([`load`]), check it ([`validate`]), find its sources on
+//! the host ([`sources`]), and say the rest to the device process and the agent ([`to_vm`], [`to_agent`]).
+//!
+//! Nothing in here changes the host, and nothing has been started when something in here fails.
+
+pub(crate) mod default_spec;
+pub(crate) mod fields;
+pub(crate) mod load;
+pub(crate) mod mounts;
+pub(crate) mod sources;
+pub(crate) mod to_agent;
+pub(crate) mod to_vm;
+pub(crate) mod validate;
+pub(crate) mod version;

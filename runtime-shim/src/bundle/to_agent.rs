@@ -1,0 +1,136 @@
+//! From the specification's terms to the agent's: a pure function.
+
+use agent_protocol::agent as proto;
+use oci_spec::runtime::{LinuxNamespaceType, Mount, Process, Spec};
+use proto::namespace::Kind;
+use protobuf::MessageField;
+
+use super::mounts;
+use super::to_vm::{ROOTFS, mount_place};
+
+/// The request that makes the container of a checked specification.
+pub(crate) fn create_request(
+    container_id: &str,
+    spec: &Spec,
+    streams: proto::Streams,
+) -> proto::CreateContainerRequest {
+    let linux = spec.linux().as_ref();
+    let namespaces = linux.and_then(|linux| linux.namespaces().as_deref()).unwrap_or_default();
+    proto::CreateContainerRequest {
+        container_id: container_id.to_owned(),
+        process: MessageField::from_option(spec.process().as_ref().map(|spec| process(spec, streams))),
+        root: MessageField::some(proto::Root {
+            share_path: ROOTFS.to_owned(),
+            readonly: spec.root().as_ref().and_then(|root| root.readonly()).unwrap_or(false),
+            ..Default::default()
+        }),
+        mounts: spec.mounts().iter().flatten().enumerate().map(|(index, spec)| mount(index, spec)).collect(),
+        hostname: spec.hostname().clone().unwrap_or_default(),
+        domainname: spec.domainname().clone().unwrap_or_default(),
+        namespaces: namespaces.iter().map(|namespace| new_namespace(namespace.typ())).collect(),
+        rootfs_propagation: linux.and_then(|linux| linux.rootfs_propagation().clone()).unwrap_or_default(),
+        ..Default::default()
+    }
+}
+
+fn process(spec: &Process, streams: proto::Streams) -> proto::Process {
+    let user = spec.user();
+    proto::Process {
+        args: spec.args().clone().unwrap_or_default(),
+        env: spec.env().clone().unwrap_or_default(),
+        cwd: spec.cwd().to_string_lossy().into_owned(),
+        user: MessageField::some(proto::User {
+            uid: user.uid(),
+            gid: user.gid(),
+            additional_gids: user.additional_gids().clone().unwrap_or_default(),
+            umask: user.umask(),
+            username: user.username().clone().unwrap_or_default(),
+            ..Default::default()
+        }),
+        terminal: spec.terminal().unwrap_or(false),
+        console_size: MessageField::from_option(spec.console_size().map(|size| proto::WindowSize {
+            columns: u32::try_from(size.width()).unwrap_or(0),
+            rows: u32::try_from(size.height()).unwrap_or(0),
+            ..Default::default()
+        })),
+        streams: MessageField::some(streams),
+        ..Default::default()
+    }
+}
+
+fn mount(index: usize, spec: &Mount) -> proto::Mount {
+    let (kind, source) = if mounts::is_bind(spec) {
+        ("bind".to_owned(), mount_place(index))
+    } else {
+        let source = spec.source().as_ref().map(|source| source.to_string_lossy().into_owned());
+        (spec.typ().clone().unwrap_or_default(), source.unwrap_or_default())
+    };
+    proto::Mount {
+        destination: spec.destination().to_string_lossy().into_owned(),
+        type_: kind,
+        source,
+        options: spec.options().clone().unwrap_or_default(),
+        ..Default::default()
+    }
+}
+
+fn new_namespace(kind: LinuxNamespaceType) -> proto::Namespace {
+    let kind = match kind {
+        LinuxNamespaceType::Mount => Kind::KIND_MOUNT,
+        LinuxNamespaceType::Cgroup => Kind::KIND_CGROUP,
+        LinuxNamespaceType::Uts => Kind::KIND_UTS,
+        LinuxNamespaceType::Ipc => Kind::KIND_IPC,
+        LinuxNamespaceType::User => Kind::KIND_USER,
+        LinuxNamespaceType::Pid => Kind::KIND_PID,
+        LinuxNamespaceType::Network => Kind::KIND_NETWORK,
+        LinuxNamespaceType::Time => Kind::KIND_TIME,
+    };
+    proto::Namespace { kind: kind.into(), ..Default::default() }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn everything_that_is_supported_reaches_the_agent() {
+        let spec: Spec = serde_json::from_value(json!({
+            "ociVersion": "1.0.2",
+            "root": {"path": "rootfs", "readonly": true},
+            "hostname": "h", "domainname": "d",
+            "process": {
+                "args": ["a", "b"], "env": ["X=1"], "cwd": "/w", "terminal": true,
+                "consoleSize": {"height": 24, "width": 80},
+                "user": {"uid": 1, "gid": 2, "umask": 63, "additionalGids": [3, 4]}
+            },
+            "mounts": [
+                {"destination": "/proc", "type": "proc", "source": "proc"},
+                {"destination": "/d", "type": "none", "source": "/host", "options": ["rbind", "ro"]}
+            ],
+            "linux": {"namespaces": [{"type": "pid"}, {"type": "uts"}], "rootfsPropagation": "slave"}
+        }))
+        .unwrap();
+        let streams = proto::Streams { terminal: 9, ..Default::default() };
+        let request = create_request("c", &spec, streams);
+        let process = &request.process;
+        assert_eq!(
+            (&process.args[..], &process.env[..], &*process.cwd),
+            (&["a".into(), "b".into()][..], &["X=1".into()][..], "/w")
+        );
+        assert_eq!((process.user.uid, process.user.gid, process.user.umask), (1, 2, Some(63)));
+        assert_eq!(process.user.additional_gids, [3, 4]);
+        assert_eq!((process.console_size.columns, process.console_size.rows), (80, 24));
+        assert!(process.terminal && process.streams.terminal == 9);
+        assert!(request.root.readonly && request.root.share_path == "rootfs");
+        assert_eq!(
+            (&*request.hostname, &*request.domainname, &*request.rootfs_propagation),
+            ("h", "d", "slave")
+        );
+        let namespaces: Vec<Kind> = request.namespaces.iter().map(|n| n.kind.enum_value().unwrap()).collect();
+        assert_eq!(namespaces, [Kind::KIND_PID, Kind::KIND_UTS]);
+        let mounts: Vec<(&str, &str)> = request.mounts.iter().map(|m| (&*m.type_, &*m.source)).collect();
+        assert_eq!(mounts, [("proc", "proc"), ("bind", "mounts/1")]);
+    }
+}

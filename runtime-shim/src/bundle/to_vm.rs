@@ -1,0 +1,69 @@
+//! What of the host the machine sees: a pure function of the bundle and where its sources are.
+
+use std::path::PathBuf;
+
+use device_config::Export;
+use oci_spec::runtime::Spec;
+
+use super::mounts;
+use super::sources::Sources;
+
+/// Place of the root file system in the share.
+pub(crate) const ROOTFS: &str = "rootfs";
+
+/// Place of the source of the n-th mount in the share.
+pub(crate) fn mount_place(index: usize) -> String {
+    format!("mounts/{index}")
+}
+
+/// The root file system and the source of each bind mount. Read-only ones are read-only for the device process,
+/// so that the host's kernel refuses a write, whatever the guest has become.
+pub(crate) fn exports(spec: &Spec, sources: &Sources) -> Vec<Export> {
+    let root_read_only = spec.root().as_ref().and_then(|root| root.readonly()).unwrap_or(false);
+    let rootfs = Export {
+        source: sources.rootfs.clone(),
+        destination: PathBuf::from(ROOTFS),
+        read_only: root_read_only,
+    };
+    let binds = sources.binds.iter().filter_map(|(index, source)| {
+        let mount = spec.mounts().as_ref()?.get(*index)?;
+        Some(Export {
+            source: source.clone(),
+            destination: PathBuf::from(mount_place(*index)),
+            read_only: mounts::is_read_only(mount),
+        })
+    });
+    std::iter::once(rootfs).chain(binds).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn exports_keep_the_number_of_their_mount_and_its_access() {
+        let spec: Spec = serde_json::from_value(json!({
+            "ociVersion": "1.0.2",
+            "root": {"path": "rootfs", "readonly": true},
+            "mounts": [
+                {"destination": "/proc", "type": "proc"},
+                {"destination": "/a", "type": "bind", "source": "/srv/a", "options": ["ro"]},
+                {"destination": "/b", "type": "bind", "source": "/srv/b"}
+            ]
+        }))
+        .unwrap();
+        let sources = Sources {
+            rootfs: "/bundle/rootfs".into(),
+            binds: vec![(1, "/srv/a".into()), (2, "/srv/b".into())],
+        };
+        let exports: Vec<(String, String, bool)> = exports(&spec, &sources)
+            .into_iter()
+            .map(|e| (e.source.display().to_string(), e.destination.display().to_string(), e.read_only))
+            .collect();
+        let expected =
+            [("/bundle/rootfs", "rootfs", true), ("/srv/a", "mounts/1", true), ("/srv/b", "mounts/2", false)];
+        assert_eq!(exports, expected.map(|(s, d, r)| (s.to_owned(), d.to_owned(), r)));
+    }
+}

@@ -1,0 +1,171 @@
+//! Checks that need nothing but the configuration itself (OCI runtime specification, `config.md` and
+//! `config-linux.md`).
+
+use oci_spec::runtime::{LinuxNamespaceType, Process, Spec};
+
+use super::{mounts, version};
+
+/// What the specification forbids. Fields are spelt as it spells them.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum SpecError {
+    /// Another version.
+    #[error("ociVersion `{0}` is not supported; supported are {supported}", supported = version::SUPPORTED)]
+    Version(String),
+    /// Something required is not there.
+    #[error("{0} is missing")]
+    Missing(String),
+    /// Something required is there and empty.
+    #[error("{0} is empty")]
+    Empty(String),
+    /// A path that must not depend on where somebody stands.
+    #[error("{field} `{path}` is not an absolute path")]
+    Relative {
+        /// Where.
+        field: String,
+        /// The path.
+        path: String,
+    },
+    /// C strings cannot hold it.
+    #[error("{0} contains a NUL character")]
+    Nul(String),
+    /// An environment variable.
+    #[error("process.env[{0}] is not of the form NAME=VALUE")]
+    Environment(usize),
+    /// A namespace.
+    #[error("linux.namespaces[{index}] ({kind}): {reason}")]
+    Namespace {
+        /// Place in the list.
+        index: usize,
+        /// Its type.
+        kind: LinuxNamespaceType,
+        /// Why not.
+        reason: &'static str,
+    },
+    /// A name that would be set for more than the container.
+    #[error("{0} needs a new uts namespace in linux.namespaces")]
+    NameWithoutNamespace(&'static str),
+    /// Propagation of mounts.
+    #[error("linux.rootfsPropagation `{0}` is none of shared, slave, private and unbindable")]
+    Propagation(String),
+}
+
+/// Checks all of it; the first error counts.
+pub(crate) fn check(spec: &Spec) -> Result<(), SpecError> {
+    if spec.version().is_empty() {
+        return Err(SpecError::Missing("ociVersion".into()));
+    }
+    if !version::is_supported(spec.version()) {
+        return Err(SpecError::Version(spec.version().clone()));
+    }
+    let root = spec.root().as_ref().ok_or_else(|| SpecError::Missing("root".into()))?;
+    if root.path().as_os_str().is_empty() {
+        return Err(SpecError::Empty("root.path".into()));
+    }
+    no_nul("root.path", &root.path().to_string_lossy())?;
+    check_process(spec.process().as_ref().ok_or_else(|| SpecError::Missing("process".into()))?)?;
+    check_mounts(spec)?;
+    check_namespaces(spec)?;
+    check_names(spec)?;
+    check_propagation(spec)
+}
+
+fn check_process(process: &Process) -> Result<(), SpecError> {
+    let args = process.args().as_deref().unwrap_or_default();
+    match args.first() {
+        None => return Err(SpecError::Empty("process.args".into())),
+        Some(program) if program.is_empty() => return Err(SpecError::Empty("process.args[0]".into())),
+        Some(_) => {}
+    }
+    for (index, arg) in args.iter().enumerate() {
+        no_nul(&format!("process.args[{index}]"), arg)?;
+    }
+    for (index, variable) in process.env().iter().flatten().enumerate() {
+        no_nul(&format!("process.env[{index}]"), variable)?;
+        match variable.find('=') {
+            None | Some(0) => return Err(SpecError::Environment(index)),
+            Some(_) => {}
+        }
+    }
+    absolute("process.cwd", &process.cwd().to_string_lossy())?;
+    no_nul("process.user.username", process.user().username().as_deref().unwrap_or_default())
+}
+
+fn check_mounts(spec: &Spec) -> Result<(), SpecError> {
+    for (index, mount) in spec.mounts().iter().flatten().enumerate() {
+        let field = |name| format!("mounts[{index}].{name}");
+        absolute(&field("destination"), &mount.destination().to_string_lossy())?;
+        let source = mount.source().as_deref().unwrap_or(std::path::Path::new("")).to_string_lossy();
+        no_nul(&field("source"), &source)?;
+        no_nul(&field("type"), mount.typ().as_deref().unwrap_or_default())?;
+        for option in mounts::options(mount) {
+            no_nul(&field("options"), option)?;
+        }
+        if mounts::is_bind(mount) && source.is_empty() {
+            return Err(SpecError::Missing(field("source")));
+        }
+        if !mounts::is_bind(mount) && mount.typ().as_deref().unwrap_or_default().is_empty() {
+            return Err(SpecError::Missing(field("type")));
+        }
+    }
+    Ok(())
+}
+
+/// Namespaces are the guest's, so there is none of the host's to join.
+fn check_namespaces(spec: &Spec) -> Result<(), SpecError> {
+    let namespaces =
+        spec.linux().as_ref().and_then(|linux| linux.namespaces().as_deref()).unwrap_or_default();
+    for (index, namespace) in namespaces.iter().enumerate() {
+        let kind = namespace.typ();
+        let refuse = |reason| Err(SpecError::Namespace { index, kind, reason });
+        if namespaces.iter().take(index).any(|earlier| earlier.typ() == kind) {
+            return refuse("it is listed twice");
+        }
+        if namespace.path().as_ref().is_some_and(|path| !path.as_os_str().is_empty()) {
+            return refuse("joining a namespace of the host by path is not supported yet");
+        }
+        if matches!(kind, LinuxNamespaceType::User | LinuxNamespaceType::Time) {
+            return refuse("namespaces of this type are not supported yet");
+        }
+    }
+    Ok(())
+}
+
+fn check_names(spec: &Spec) -> Result<(), SpecError> {
+    let has_uts = spec
+        .linux()
+        .iter()
+        .flat_map(|linux| linux.namespaces().iter().flatten())
+        .any(|namespace| namespace.typ() == LinuxNamespaceType::Uts);
+    for (field, name) in [("hostname", spec.hostname()), ("domainname", spec.domainname())] {
+        let name = name.as_deref().unwrap_or_default();
+        no_nul(field, name)?;
+        if !name.is_empty() && !has_uts {
+            return Err(SpecError::NameWithoutNamespace(field));
+        }
+    }
+    Ok(())
+}
+
+fn check_propagation(spec: &Spec) -> Result<(), SpecError> {
+    let propagation = spec.linux().as_ref().and_then(|linux| linux.rootfs_propagation().as_deref());
+    match propagation.unwrap_or_default() {
+        "" | "shared" | "rshared" | "slave" | "rslave" | "private" | "rprivate" | "unbindable"
+        | "runbindable" => Ok(()),
+        other => Err(SpecError::Propagation(other.into())),
+    }
+}
+
+fn absolute(field: &str, path: &str) -> Result<(), SpecError> {
+    no_nul(field, path)?;
+    if path.is_empty() {
+        return Err(SpecError::Empty(field.into()));
+    }
+    if !path.starts_with('/') {
+        return Err(SpecError::Relative { field: field.into(), path: path.into() });
+    }
+    Ok(())
+}
+
+fn no_nul(field: &str, text: &str) -> Result<(), SpecError> {
+    if text.contains('\0') { Err(SpecError::Nul(field.into())) } else { Ok(()) }
+}

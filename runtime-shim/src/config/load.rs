@@ -1,0 +1,135 @@
+//! Reads the configuration file.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use super::Config;
+
+/// The administrator's file, read when nobody names another. It need not exist.
+pub(crate) const SYSTEM_FILE: &str = "/etc/runv/config.toml";
+
+/// The configuration cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum LoadError {
+    /// The file.
+    #[error("cannot read the configuration {}", path.display())]
+    Read {
+        /// Its path.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// Its contents.
+    #[error("{}:{line}: {message}", path.display())]
+    Invalid {
+        /// Its path.
+        path: PathBuf,
+        /// Line, from 1.
+        line: usize,
+        /// What is wrong there, one line.
+        message: String,
+    },
+    /// Keys that do not go together.
+    #[error("{}: {message}", path.display())]
+    Contradiction {
+        /// Its path.
+        path: PathBuf,
+        /// Which.
+        message: &'static str,
+    },
+}
+
+/// The configuration in `file`, which must exist, or else the system's, if there is one.
+pub(crate) fn load(file: Option<&Path>) -> Result<Config, LoadError> {
+    let path = file.unwrap_or(Path::new(SYSTEM_FILE));
+    match fs::read_to_string(path) {
+        Ok(text) => parse(path, &text),
+        Err(error) if file.is_none() && error.kind() == io::ErrorKind::NotFound => Ok(Config::default()),
+        Err(source) => Err(LoadError::Read { path: path.to_owned(), source }),
+    }
+}
+
+fn parse(path: &Path, text: &str) -> Result<Config, LoadError> {
+    let config: Config = toml::from_str(text).map_err(|error| LoadError::Invalid {
+        path: path.to_owned(),
+        line: line_of(text, error.span().map_or(0, |span| span.start)),
+        message: error.message().replace('\n', ", "),
+    })?;
+    let contradiction = |message| LoadError::Contradiction { path: path.to_owned(), message };
+    config.virtio_fs.check().map_err(contradiction)?;
+    Ok(config)
+}
+
+fn line_of(text: &str, offset: usize) -> usize {
+    text.bytes().take(offset).filter(|byte| *byte == b'\n').count() + 1
+}
+
+#[cfg(test)]
+mod tests {
+    use vmm::hypervisor::select::{Choice, EmulationPolicy};
+
+    use super::super::Emulated;
+    use super::*;
+
+    fn error_in(text: &str) -> String {
+        parse(Path::new("c.toml"), text).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn every_key_is_read() {
+        let text = r#"
+            hypervisor = "qemu"
+            kernel = "/k"
+            initrd = "/i"
+            memory = "1G"
+            cpus = 2
+            debug = true
+            software_emulation = "deny"
+            boot_timeout_seconds = 7
+            [qemu]
+            path = "/q"
+            [virtio_fs]
+            cache = "always"
+            xattr = true
+            posix_acl = true
+            writeback = true
+        "#;
+        let config = parse(Path::new("c.toml"), text).unwrap();
+        assert_eq!(config.hypervisor, Choice::Qemu);
+        assert_eq!((config.memory.mib(), config.cpus.count().get()), (1024, 2));
+        assert_eq!(config.software_emulation, EmulationPolicy::Deny);
+        assert_eq!(config.boot_timeout(Emulated::Yes).as_secs(), 7);
+        assert!(config.virtio_fs.writeback && config.virtio_fs.posix_acl);
+    }
+
+    #[test]
+    fn an_empty_file_is_the_default() {
+        assert_eq!(parse(Path::new("c.toml"), "").unwrap(), Config::default());
+    }
+
+    #[test]
+    fn errors_name_file_line_and_key() {
+        for (text, expected) in [
+            ("\nmemroy = 5", "c.toml:2: unknown field `memroy`"),
+            ("debug = true\n[qemu]\npaht = \"q\"", "c.toml:3: unknown field `paht`"),
+            ("cpus = 1\nmemory = 16", "c.toml:2: 16 is too little memory: the guest needs at least 64M"),
+            ("cpus = 0", "c.toml:1: 0 is no number of vCPUs: say 1 to 64"),
+            ("hypervisor = \"xen\"", "c.toml:1: unknown variant `xen`"),
+            ("boot_timeout_seconds = 0", "c.toml:1: invalid value: integer `0`"),
+            ("a = = 1", "c.toml:1: "),
+            ("[virtio_fs]\nxattr = false\nposix_acl = true", "c.toml: virtio_fs.posix_acl = true needs"),
+        ] {
+            let error = error_in(text);
+            assert!(error.starts_with(expected), "{text:?} gave {error:?}");
+            assert!(!error.contains('\n'), "{error:?}");
+        }
+    }
+
+    #[test]
+    fn a_named_file_must_exist() {
+        let error = load(Some(Path::new("/nonexistent/c.toml"))).unwrap_err();
+        assert!(matches!(error, LoadError::Read { .. }));
+    }
+}

@@ -1,0 +1,110 @@
+//! What an administrator and a user may choose: the configuration file, and the command line over it.
+//!
+//! Each type parses and checks itself beside its definition; [`load`] only says where a file comes from and
+//! in which line it is wrong.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use device_config::CacheMode;
+use serde::Deserialize;
+use vmm::hypervisor::select::{Choice, EmulationPolicy};
+
+mod cpus;
+mod load;
+mod memory;
+
+pub(crate) use cpus::Cpus;
+pub(crate) use load::{LoadError, load};
+pub(crate) use memory::MemorySize;
+
+/// The configuration file; every key may be left out, and the command line's options have the same names.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Config {
+    /// Which driver runs the machine.
+    #[serde(default)]
+    pub(crate) hypervisor: Choice,
+    /// The guest kernel, instead of the installed one.
+    pub(crate) kernel: Option<PathBuf>,
+    /// The initrd, instead of the installed one.
+    pub(crate) initrd: Option<PathBuf>,
+    /// The guest's memory.
+    #[serde(default)]
+    pub(crate) memory: MemorySize,
+    /// The guest's vCPUs.
+    #[serde(default)]
+    pub(crate) cpus: Cpus,
+    /// Guest console and logs to stderr.
+    #[serde(default)]
+    pub(crate) debug: bool,
+    /// What to do where only software can run the guest.
+    #[serde(default)]
+    pub(crate) software_emulation: EmulationPolicy,
+    /// How long a guest may take until its agent is ready.
+    boot_timeout_seconds: Option<std::num::NonZeroU16>,
+    /// The driver `qemu`.
+    #[serde(default)]
+    pub(crate) qemu: Qemu,
+    /// The file system shared with the guest.
+    #[serde(default)]
+    pub(crate) virtio_fs: VirtioFs,
+}
+
+impl Config {
+    /// How long a guest may take until its agent is ready.
+    pub(crate) fn boot_timeout(&self, emulated: Emulated) -> Duration {
+        match (self.boot_timeout_seconds, emulated) {
+            (Some(seconds), _) => Duration::from_secs(seconds.get().into()),
+            (None, Emulated::No) => Duration::from_secs(60),
+            (None, Emulated::Yes) => Duration::from_secs(120),
+        }
+    }
+}
+
+/// Whether software, not the CPU, runs the guest's code.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Emulated {
+    /// Hardware virtualization.
+    No,
+    /// TCG.
+    Yes,
+}
+
+/// `[qemu]`
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Qemu {
+    /// The program, instead of the one that `PATH` names.
+    pub(crate) path: Option<PathBuf>,
+}
+
+/// `[virtio_fs]`, the same options as virtiofsd's.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct VirtioFs {
+    /// How long the guest may trust what it has read.
+    pub(crate) cache: CacheMode,
+    /// Extended attributes.
+    pub(crate) xattr: bool,
+    /// POSIX access control lists.
+    pub(crate) posix_acl: bool,
+    /// The guest's kernel collects writes before it sends them.
+    pub(crate) writeback: bool,
+}
+
+impl Default for VirtioFs {
+    fn default() -> Self {
+        Self { cache: CacheMode::Auto, xattr: true, posix_acl: false, writeback: false }
+    }
+}
+
+impl VirtioFs {
+    /// Access control lists are extended attributes.
+    fn check(&self) -> Result<(), &'static str> {
+        if self.posix_acl && !self.xattr {
+            return Err("virtio_fs.posix_acl = true needs virtio_fs.xattr = true");
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,109 @@
+//! Connects this process's standard streams with the workload's.
+//!
+//! Threads: one for each stream, each copying with blocking calls from or to one of the caller's descriptors.
+//! The thread for stdin may block for ever in a read and is left behind when the process ends; those for the
+//! output end by themselves when the agent has closed the streams, and [`Outputs`] tells when.
+
+use std::fs::File;
+use std::io::{self, PipeReader, PipeWriter};
+use std::net::Shutdown;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::UnixStream;
+use std::thread;
+
+use super::copy::{CopyEnd, copy};
+
+/// The threads need little more than what a call into `std` does.
+const STACK: usize = 64 << 10;
+
+/// Connections to the agent, one for each stream.
+#[derive(Debug)]
+pub(crate) enum Streams {
+    /// No terminal: kept apart.
+    Separate {
+        /// To the workload.
+        stdin: UnixStream,
+        /// From the workload.
+        stdout: UnixStream,
+        /// From the workload.
+        stderr: UnixStream,
+    },
+    /// One pseudo terminal, both ways.
+    Terminal(UnixStream),
+}
+
+/// The output that is still on its way.
+#[derive(Debug)]
+pub(crate) struct Outputs {
+    done: PipeReader,
+}
+
+impl Outputs {
+    /// Polls readable once all output has been handed on, or cannot be.
+    pub(crate) fn done(&self) -> BorrowedFd<'_> {
+        self.done.as_fd()
+    }
+}
+
+impl Streams {
+    /// Starts copying the workload's output. Input waits for [`Input::start`].
+    pub(crate) fn start(self) -> io::Result<(Input, Outputs)> {
+        let (done, running) = io::pipe()?;
+        let stdout = File::from(rustix::stdio::stdout().try_clone_to_owned()?);
+        let input = match self {
+            Self::Separate { stdin, stdout: from_stdout, stderr: from_stderr } => {
+                let stderr = File::from(rustix::stdio::stderr().try_clone_to_owned()?);
+                spawn_output("stdout", from_stdout, stdout, running.try_clone()?)?;
+                spawn_output("stderr", from_stderr, stderr, running)?;
+                stdin
+            }
+            Self::Terminal(terminal) => {
+                spawn_output("stdout", terminal.try_clone()?, stdout, running)?;
+                terminal
+            }
+        };
+        Ok((Input { to_workload: input }, Outputs { done }))
+    }
+}
+
+/// The workload's input, before anything has been read from this process's.
+#[derive(Debug)]
+pub(crate) struct Input {
+    to_workload: UnixStream,
+}
+
+impl Input {
+    /// Starts copying this process's stdin.
+    pub(crate) fn start(self) -> io::Result<()> {
+        let stdin = File::from(rustix::stdio::stdin().try_clone_to_owned()?);
+        let to_workload = self.to_workload;
+        thread::Builder::new().name("stdin".into()).stack_size(STACK).spawn(move || {
+            // A workload that reads no more is no error.
+            if let CopyEnd::Source(error) = copy(&stdin, &to_workload) {
+                tracing::warn!(%error, "cannot read stdin");
+            }
+            // End of file for the workload; fails only if the stream has ended already.
+            let _ = to_workload.shutdown(Shutdown::Write);
+        })?;
+        Ok(())
+    }
+}
+
+fn spawn_output(name: &'static str, from: UnixStream, to: File, running: PipeWriter) -> io::Result<()> {
+    thread::Builder::new().name(name.into()).stack_size(STACK).spawn(move || {
+        match copy(&from, to) {
+            CopyEnd::EndOfFile => {}
+            // The sandbox is ending with an error of its own then.
+            CopyEnd::Source(error) => tracing::debug!(%error, name, "the stream broke"),
+            CopyEnd::Sink(error) => {
+                // The workload's next write fails or raises SIGPIPE, as it would with this descriptor itself.
+                let _ = from.shutdown(Shutdown::Both);
+                if error.kind() != io::ErrorKind::BrokenPipe {
+                    crate::report::warning(&format!("cannot write the workload's {name}: {error}"));
+                }
+            }
+        }
+        drop(running);
+    })?;
+    Ok(())
+}

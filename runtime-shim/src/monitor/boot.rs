@@ -1,0 +1,117 @@
+//! From a machine that runs to an agent that serves: the hello, and the connections to it.
+
+use std::io::{self, Read};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::UnixStream;
+use std::time::{Duration, Instant};
+
+use agent_protocol::agent as proto;
+use agent_protocol::{AGENT_PORT, HELLO, READY_PORT, STREAM_PORT};
+use rustix::event::PollFlags;
+use rustix::rand::{GetRandomFlags, getrandom};
+
+use super::events::{Event, wait};
+use super::signals::{self, Signals};
+use super::{MonitorError, death, host};
+use crate::io::streams::Streams;
+use crate::sandbox::agent_client::AgentClient;
+use crate::sandbox::start::Sandbox;
+use crate::sandbox::vsock::Connecting;
+
+/// Waiting for a guest that boots. A signal that would end a process ends the wait.
+pub(crate) struct Boot<'a> {
+    pub(crate) sandbox: &'a mut Sandbox,
+    pub(crate) signals: &'a Signals,
+    pub(crate) timeout: Duration,
+    pub(crate) deadline: Option<Instant>,
+}
+
+impl Boot<'_> {
+    /// Waits for the agent's hello. Nothing else is taken from the guest before, and after it nothing any more
+    /// on this port: no workload exists yet, so only the agent can be the one that speaks.
+    pub(crate) fn hello(&mut self) -> Result<(), MonitorError> {
+        let listener = self.sandbox.ready.try_clone().map_err(host("duplicate a socket"))?;
+        self.readable(listener.as_fd())?;
+        let (mut hello, _) = listener.accept().map_err(host("accept the agent's connection"))?;
+        let mut said = Vec::new();
+        while said.len() < HELLO.len() && HELLO.starts_with(&said) {
+            self.readable(hello.as_fd())?;
+            let mut buffer = [0; 64];
+            match hello.read(&mut buffer).map_err(host("read the agent's hello"))? {
+                0 => break,
+                length => said.extend_from_slice(&buffer[..length]),
+            }
+        }
+        if said != HELLO {
+            return Err(MonitorError::ForeignAgent(
+                String::from_utf8_lossy(&said).trim().escape_default().to_string(),
+            ));
+        }
+        self.sandbox.directory.forget_port(READY_PORT).map_err(host("remove the ready socket"))
+    }
+
+    /// Connects to the agent and, with a token each, the workload's streams.
+    pub(crate) fn connect(
+        &mut self,
+        terminal: bool,
+    ) -> Result<(AgentClient, Streams, proto::Streams), MonitorError> {
+        // All at once: each answer takes the guest a round trip.
+        let count = if terminal { 1 } else { 3 };
+        let agent = Connecting::request(&self.sandbox.directory, AGENT_PORT)?;
+        let streams: Result<Vec<_>, _> =
+            (0..count).map(|_| Connecting::request(&self.sandbox.directory, STREAM_PORT)).collect();
+        let agent = self.finish(agent)?;
+        let agent = AgentClient::new(agent).map_err(host("set up the agent's connection"))?;
+        let mut streams = streams?.into_iter();
+        let mut next = || match streams.next() {
+            Some(connecting) => self.finish(connecting).and_then(introduce),
+            None => {
+                Err(MonitorError::Host { step: "connect a stream", source: io::ErrorKind::NotFound.into() })
+            }
+        };
+        if terminal {
+            let (socket, token) = next()?;
+            let tokens = proto::Streams { terminal: token, ..Default::default() };
+            return Ok((agent, Streams::Terminal(socket), tokens));
+        }
+        let ((stdin, stdin_token), (stdout, stdout_token), (stderr, stderr_token)) =
+            (next()?, next()?, next()?);
+        let tokens = proto::Streams {
+            stdin: stdin_token,
+            stdout: stdout_token,
+            stderr: stderr_token,
+            ..Default::default()
+        };
+        Ok((agent, Streams::Separate { stdin, stdout, stderr }, tokens))
+    }
+
+    fn finish(&mut self, connecting: Connecting) -> Result<UnixStream, MonitorError> {
+        self.readable(connecting.socket.as_fd())?;
+        Ok(connecting.finish()?)
+    }
+
+    fn readable(&mut self, fd: BorrowedFd<'_>) -> Result<(), MonitorError> {
+        loop {
+            let event = wait(self.sandbox, self.signals, (fd, PollFlags::IN), self.deadline);
+            match event.map_err(host("wait for the guest"))? {
+                Event::Ready => return Ok(()),
+                Event::Signal(signal) if signals::aborts(signal) => {
+                    return Err(MonitorError::Interrupted(signal));
+                }
+                Event::Signal(_) => {}
+                Event::Ended => return Err(death::explain(self.sandbox).into()),
+                Event::Deadline => return Err(MonitorError::BootTimeout { seconds: self.timeout.as_secs() }),
+            }
+        }
+    }
+}
+
+/// Tells the agent which stream a connection is: nobody in the guest can guess the token.
+fn introduce(socket: UnixStream) -> Result<(UnixStream, u64), MonitorError> {
+    let mut bytes = [0; 8];
+    while bytes == [0; 8] {
+        getrandom(&mut bytes, GetRandomFlags::empty()).map_err(host("make a random token"))?;
+    }
+    io::Write::write_all(&mut &socket, &bytes).map_err(host("write to a stream"))?;
+    Ok((socket, u64::from_be_bytes(bytes)))
+}

@@ -1,0 +1,92 @@
+//! Watches one sandbox from before its boot to its end, in the foreground.
+//!
+//! One thread waits for everything at once ([`events`]): the agent's answers, signals, the ends of the machine
+//! and the device process, the console. The workload's streams have threads of their own (`io::streams`).
+
+pub(crate) mod boot;
+pub(crate) mod death;
+pub(crate) mod events;
+pub(crate) mod relay;
+pub(crate) mod signals;
+
+use agent_protocol::agent::failure;
+
+use crate::exit_code;
+use crate::io::terminal::TerminalError;
+use crate::sandbox::agent_client::AgentError;
+use crate::sandbox::vsock::ConnectError;
+use death::Death;
+
+/// The workload did not run to its end.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum MonitorError {
+    /// A part of the sandbox ended first.
+    #[error(transparent)]
+    Died(#[from] Death),
+    /// A signal came before the workload ran.
+    #[error("interrupted by {} before the workload ran", signals::describe((*.0).cast_signed()))]
+    Interrupted(u32),
+    /// The agent did not say hello.
+    #[error(
+        "the guest was not ready within {seconds} seconds; see its console with --debug, or raise boot_timeout_seconds"
+    )]
+    BootTimeout {
+        /// How long it had.
+        seconds: u64,
+    },
+    /// The agent did not answer.
+    #[error("the agent did not answer {call} within {seconds} seconds")]
+    Unresponsive {
+        /// What it was asked.
+        call: &'static str,
+        /// How long it had.
+        seconds: u64,
+    },
+    /// What connected on the agent's behalf is not this version's agent.
+    #[error(
+        "the guest's agent speaks another protocol: `{0}`; kernel, initrd and programs must be of one build"
+    )]
+    ForeignAgent(String),
+    /// A connection to the guest.
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    /// The agent's protocol.
+    #[error(transparent)]
+    Agent(#[from] AgentError),
+    /// The container could not be made, or the workload not executed.
+    #[error("unable to start container process: {message}")]
+    NotStarted {
+        /// Why, for the exit status.
+        kind: failure::Kind,
+        /// Why, in the agent's words.
+        message: String,
+    },
+    /// The user's terminal.
+    #[error(transparent)]
+    Terminal(#[from] TerminalError),
+    /// This process itself.
+    #[error("cannot {step}")]
+    Host {
+        /// What was tried.
+        step: &'static str,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+impl MonitorError {
+    /// The status with which this process ends.
+    pub(crate) fn exit_code(&self) -> u8 {
+        match self {
+            Self::Interrupted(signal) => exit_code::of_signal(*signal),
+            Self::NotStarted { kind, .. } => exit_code::of_failure(*kind),
+            _ => exit_code::OWN_ERROR,
+        }
+    }
+}
+
+/// For `map_err`: a step of this process itself failed.
+pub(crate) fn host<E: Into<std::io::Error>>(step: &'static str) -> impl FnOnce(E) -> MonitorError {
+    move |source| MonitorError::Host { step, source: source.into() }
+}

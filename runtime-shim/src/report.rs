@@ -1,0 +1,46 @@
+//! What this program says to people: one line each on stderr, with the face's name in front.
+
+use std::error::Error;
+use std::io::Write;
+
+/// The user's act failed: the error and its causes.
+pub(crate) fn error(error: &dyn Error) {
+    line("error", &chain(error));
+}
+
+/// Odd, but the act goes on.
+pub(crate) fn warning(text: &str) {
+    line("warning", text);
+}
+
+/// More about an error that follows.
+pub(crate) fn detail(text: &str) {
+    line("console", text);
+}
+
+fn line(kind: &str, text: &str) {
+    let text = text.replace(['\n', '\r'], " ");
+    // Nobody to tell when stderr fails.
+    let _ = writeln!(std::io::stderr(), "sandbox: {kind}: {text}");
+}
+
+/// An error and its causes, joined with `: `.
+pub(crate) fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}
+
+/// Shows what is logged, for `--debug`. The environment variable `RUNV_LOG` chooses levels and modules.
+pub(crate) fn show_log() {
+    let filter = tracing_subscriber::EnvFilter::try_from_env("RUNV_LOG")
+        .unwrap_or_else(|_unset| tracing_subscriber::EnvFilter::new("debug"));
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false);
+    // Fails only if there is a log already.
+    let _ = log.try_init();
+}

@@ -1,0 +1,216 @@
+//! The device process (`runv-devices`): started with one socket for each device, watched until its end.
+
+use std::fmt;
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use agent_protocol::SHARE_TAG;
+use device_config::{DeviceProcessConfig, Export, FsConfig, RngConfig, VsockConfig};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use vmm::config::{DeviceKind, VhostUserDevice};
+
+use super::child::{Inherited, sealed_file};
+use super::directory::{DirectoryError, SandboxDirectory};
+use crate::config::VirtioFs;
+use crate::io::poll::readable_within;
+use crate::monitor::signals;
+
+/// Context id of the guest: the first that is nobody's. It is the same in every sandbox, as each has a
+/// vsock device of its own.
+const GUEST_CID: u32 = 3;
+
+/// Longest error text that is taken from the device process.
+const MESSAGE_MAX: u64 = 4096;
+
+/// The device process could not be started.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum DevicesError {
+    /// A socket for one of the devices.
+    #[error(transparent)]
+    Socket(#[from] DirectoryError),
+    /// Anything that this process does before it runs the program.
+    #[error("cannot {step} for the device process")]
+    Prepare {
+        /// What was tried.
+        step: &'static str,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The program.
+    #[error("cannot run {}", program.display())]
+    Spawn {
+        /// The program.
+        program: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// A running device process. Dropping it kills and reaps it.
+#[derive(Debug)]
+pub(crate) struct DeviceProcess {
+    child: Child,
+    pidfd: OwnedFd,
+    status: File,
+    /// The process ends when this closes.
+    _lifeline: UnixStream,
+}
+
+/// How a device process ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum DevicesEnd {
+    /// Its frontend went away first.
+    Disconnected,
+    /// It gave up, with its own words.
+    Failed(String),
+    /// With another status and without a word.
+    Exited(i32),
+    /// By a signal.
+    Killed(i32),
+}
+
+impl fmt::Display for DevicesEnd {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Disconnected => f.write_str("the device process ended: its frontend disconnected"),
+            Self::Failed(message) => write!(f, "the device process failed: {message}"),
+            Self::Exited(status) => write!(f, "the device process ended with status {status}"),
+            Self::Killed(signal) => {
+                write!(f, "the device process was killed by {}", signals::describe(*signal))
+            }
+        }
+    }
+}
+
+impl DeviceProcess {
+    /// Starts `program`; returns the process and, for the hypervisor, the frontends' ends of its devices.
+    pub(crate) fn spawn(
+        program: &Path,
+        directory: &SandboxDirectory,
+        exports: Vec<Export>,
+        options: &VirtioFs,
+    ) -> Result<(Self, Vec<VhostUserDevice>), DevicesError> {
+        let prepare = |step| move |source| DevicesError::Prepare { step, source };
+        let mut inherited = Inherited::default();
+        let (status, status_writer) = io::pipe().map_err(prepare("make a pipe"))?;
+        let (lifeline, lifeline_end) = UnixStream::pair().map_err(prepare("make a socket"))?;
+        let mut frontends = Vec::new();
+        let mut backend = |kind: DeviceKind, name: &str, inherited: &mut Inherited| {
+            let (listener, connected) = directory.private_socket(name)?;
+            frontends.push(VhostUserDevice { kind, socket: connected.into() });
+            Ok::<_, DirectoryError>(inherited.add(listener.into()))
+        };
+
+        let fs = FsConfig {
+            listener_fd: backend(DeviceKind::Fs { tag: SHARE_TAG.into() }, "fs", &mut inherited)?,
+            tag: SHARE_TAG.into(),
+            exports,
+            cache: options.cache,
+            xattr: options.xattr,
+            posix_acl: options.posix_acl,
+            writeback: options.writeback,
+        };
+        let directory_fd =
+            directory.as_fd().try_clone_to_owned().map_err(prepare("duplicate a descriptor"))?;
+        let vsock = VsockConfig {
+            listener_fd: backend(DeviceKind::Vsock { guest_cid: GUEST_CID }, "vsock", &mut inherited)?,
+            host_listener_fd: inherited.add(directory.listen_for_host()?.into()),
+            directory_fd: inherited.add(directory_fd),
+            guest_cid: GUEST_CID,
+        };
+        let rng = RngConfig { listener_fd: backend(DeviceKind::Rng, "rng", &mut inherited)? };
+        let config = DeviceProcessConfig {
+            status_fd: inherited.add(status_writer.into()),
+            lifeline_fd: inherited.add(lifeline_end.into()),
+            fs: Some(fs),
+            vsock: Some(vsock),
+            rng: Some(rng),
+            console: None,
+        };
+        let process = Self::run(program, &config, inherited, status.into(), lifeline)?;
+        Ok((process, frontends))
+    }
+
+    fn run(
+        program: &Path,
+        config: &DeviceProcessConfig,
+        mut inherited: Inherited,
+        status: OwnedFd,
+        lifeline: UnixStream,
+    ) -> Result<Self, DevicesError> {
+        let prepare = |step| move |source| DevicesError::Prepare { step, source };
+        let json = serde_json::to_vec(config).map_err(|e| prepare("write the configuration")(e.into()))?;
+        let config_file = sealed_file("device-config", &json).map_err(prepare("write the configuration"))?;
+        let config_fd = inherited.add(config_file);
+
+        let mut command = Command::new(program);
+        command.arg("--config-fd").arg(config_fd.to_string()).stdin(Stdio::null()).stdout(Stdio::null());
+        inherited.apply(&mut command).map_err(prepare("prepare file descriptors"))?;
+        let mut child =
+            command.spawn().map_err(|source| DevicesError::Spawn { program: program.to_owned(), source })?;
+        match pidfd_open(Pid::from_child(&child), PidfdFlags::empty()) {
+            Ok(pidfd) => Ok(Self { child, pidfd, status: status.into(), _lifeline: lifeline }),
+            Err(errno) => {
+                kill(&mut child);
+                Err(prepare("watch")(errno.into()))
+            }
+        }
+    }
+
+    /// Polls readable once the process has ended.
+    pub(crate) fn ended(&self) -> BorrowedFd<'_> {
+        self.pidfd.as_fd()
+    }
+
+    /// Its process id.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// How it ended, if it has or does within `grace`.
+    pub(crate) fn end_within(&mut self, grace: Duration) -> io::Result<Option<DevicesEnd>> {
+        if !readable_within(self.pidfd.as_fd(), grace)? {
+            return Ok(None);
+        }
+        let status = self.child.wait()?;
+        if let Some(signal) = status.signal() {
+            return Ok(Some(DevicesEnd::Killed(signal)));
+        }
+        match status.code() {
+            Some(0) => Ok(Some(DevicesEnd::Disconnected)),
+            code => {
+                let code = code.unwrap_or(-1);
+                Ok(Some(self.last_words().map_or(DevicesEnd::Exited(code), DevicesEnd::Failed)))
+            }
+        }
+    }
+
+    /// What it wrote to its status descriptor besides `ready`. Only after its end: reads to the end of file.
+    fn last_words(&mut self) -> Option<String> {
+        let mut text = Vec::new();
+        let _ = Read::by_ref(&mut self.status).take(MESSAGE_MAX).read_to_end(&mut text);
+        let text = String::from_utf8_lossy(&text);
+        let line = text.lines().rfind(|line| !line.is_empty() && *line != "ready")?;
+        Some(line.to_owned())
+    }
+}
+
+impl Drop for DeviceProcess {
+    fn drop(&mut self) {
+        kill(&mut self.child);
+    }
+}
+
+fn kill(child: &mut Child) {
+    // Both fail only if the process has been reaped already.
+    let _ = child.kill();
+    let _ = child.wait();
+}

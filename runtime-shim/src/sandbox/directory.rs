@@ -1,0 +1,114 @@
+//! The sandbox directory: where the sockets of one sandbox have their names.
+//!
+//! It is a tmpfs that is mounted nowhere (`fsopen(2)`, `fsmount(2)`), so no other process finds it by a path,
+//! and it vanishes with its last file descriptor however the shim ends.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::PathBuf;
+
+use rustix::fs::{AtFlags, unlinkat};
+use rustix::mount::{
+    FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsconfig_set_string, fsmount, fsopen,
+};
+
+/// Host side of the guest's vsock device: connect here and ask `CONNECT <port>`.
+const VSOCK: &str = "vsock.sock";
+
+/// Bound on the sockets and nothing else that the directory holds.
+const SIZE: &str = "1m";
+
+/// The directory could not be made, or a socket in it.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum DirectoryError {
+    /// The tmpfs.
+    #[error("cannot make the sandbox directory (a detached tmpfs; this needs root)")]
+    Make(#[source] io::Error),
+    /// A socket.
+    #[error("cannot make the socket {name}")]
+    Socket {
+        /// Its name in the directory.
+        name: String,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// An open sandbox directory.
+#[derive(Debug)]
+pub(crate) struct SandboxDirectory {
+    fd: OwnedFd,
+}
+
+impl SandboxDirectory {
+    /// Makes an empty one.
+    pub(crate) fn create() -> Result<Self, DirectoryError> {
+        detached_tmpfs().map(|fd| Self { fd }).map_err(|errno| DirectoryError::Make(errno.into()))
+    }
+
+    /// Binds the socket on which the vsock device listens for host programs.
+    pub(crate) fn listen_for_host(&self) -> Result<UnixListener, DirectoryError> {
+        self.listen(VSOCK)
+    }
+
+    /// Connects to the vsock device as a host program.
+    pub(crate) fn connect_as_host(&self) -> io::Result<UnixStream> {
+        UnixStream::connect(self.path(VSOCK))
+    }
+
+    /// Binds the socket that stands for a vsock port of the host.
+    pub(crate) fn listen_for_guest(&self, port: u32) -> Result<UnixListener, DirectoryError> {
+        self.listen(&format!("{VSOCK}_{port}"))
+    }
+
+    /// No guest connects to this port any more.
+    pub(crate) fn forget_port(&self, port: u32) -> io::Result<()> {
+        self.unlink(&format!("{VSOCK}_{port}"))
+    }
+
+    /// A listening socket with one connection in its backlog, and that connection's other end. Neither has a
+    /// name any more, so nobody else can ever connect.
+    pub(crate) fn private_socket(&self, name: &str) -> Result<(UnixListener, UnixStream), DirectoryError> {
+        let failed = |source| DirectoryError::Socket { name: name.to_owned(), source };
+        let listener = self.listen(name)?;
+        let connected = UnixStream::connect(self.path(name)).map_err(failed)?;
+        self.unlink(name).map_err(failed)?;
+        Ok((listener, connected))
+    }
+
+    fn listen(&self, name: &str) -> Result<UnixListener, DirectoryError> {
+        UnixListener::bind(self.path(name))
+            .map_err(|source| DirectoryError::Socket { name: name.to_owned(), source })
+    }
+
+    fn unlink(&self, name: &str) -> io::Result<()> {
+        Ok(unlinkat(&self.fd, name, AtFlags::empty())?)
+    }
+
+    /// Only this process can use the path, and only while the directory is open.
+    fn path(&self, name: &str) -> PathBuf {
+        PathBuf::from(format!("/proc/self/fd/{}/{name}", self.fd.as_raw_fd()))
+    }
+}
+
+impl AsFd for SandboxDirectory {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+fn detached_tmpfs() -> rustix::io::Result<OwnedFd> {
+    let context = fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    fsconfig_set_string(context.as_fd(), "mode", "0700")?;
+    fsconfig_set_string(context.as_fd(), "size", SIZE)?;
+    fsconfig_create(context.as_fd())?;
+    fsmount(
+        context.as_fd(),
+        FsMountFlags::FSMOUNT_CLOEXEC,
+        MountAttrFlags::MOUNT_ATTR_NOSUID
+            | MountAttrFlags::MOUNT_ATTR_NODEV
+            | MountAttrFlags::MOUNT_ATTR_NOEXEC,
+    )
+}

@@ -1,0 +1,48 @@
+//! Which hypervisor driver runs the machine, and what the user is told about it.
+
+use vmm::hypervisor::Hypervisor;
+use vmm::hypervisor::builtin::Builtin;
+use vmm::hypervisor::select::{Driver, EmulationPolicy, SelectError, ThisHost, select};
+
+use super::installation::{Installation, InstallationError};
+use crate::config::{Config, Emulated};
+use crate::report;
+
+/// A driver, ready to start a machine.
+pub(crate) struct Chosen {
+    /// The driver.
+    pub(crate) hypervisor: Box<dyn Hypervisor>,
+    /// Whether software emulates the CPU.
+    pub(crate) emulated: Emulated,
+}
+
+/// No driver can be used.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum DriverError {
+    /// A program is missing.
+    #[error(transparent)]
+    Installation(#[from] InstallationError),
+    /// The host cannot do what is configured.
+    #[error("{0}; see `sandbox check`")]
+    Select(SelectError),
+}
+
+/// Chooses by what is configured and what this host can do.
+pub(crate) fn choose(config: &Config, installation: &Installation) -> Result<Chosen, DriverError> {
+    let host = ThisHost { qemu: config.qemu.path.as_deref() };
+    let selection =
+        select(config.hypervisor, config.software_emulation, &host).map_err(DriverError::Select)?;
+    tracing::info!(driver = ?selection.driver, reason = selection.reason, "hypervisor chosen");
+    let emulated = if selection.is_emulated() { Emulated::Yes } else { Emulated::No };
+    if emulated == Emulated::Yes && config.software_emulation == EmulationPolicy::Warn {
+        report::warning(&format!(
+            "{}; it is slow and no security boundary (software_emulation = \"allow\" accepts it silently)",
+            selection.reason
+        ));
+    }
+    let hypervisor: Box<dyn Hypervisor> = match selection.driver {
+        Driver::Qemu(qemu) => Box::new(qemu),
+        Driver::Builtin => Box::new(Builtin { program: installation.vmm_program()? }),
+    };
+    Ok(Chosen { hypervisor, emulated })
+}

@@ -1,0 +1,14 @@
+//! A sandbox: one device process, one virtual machine and the agent in it.
+//!
+//! Knows nothing of OCI bundles beyond the request that it passes on, nor of signals and streams, which are
+//! the monitor's. All functions are for the main thread: the children are tied to the thread that starts them.
+
+pub(crate) mod agent_client;
+pub(crate) mod child;
+pub(crate) mod devices;
+pub(crate) mod directory;
+pub(crate) mod driver;
+pub(crate) mod guest_files;
+pub(crate) mod installation;
+pub(crate) mod start;
+pub(crate) mod vsock;

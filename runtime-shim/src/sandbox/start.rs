@@ -1,0 +1,115 @@
+//! Starts the processes of a sandbox, and owns them.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::UnixListener;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use agent_protocol::READY_PORT;
+use device_config::Export;
+use vmm::config::VmConfig;
+use vmm::hypervisor::{self, Hypervisor, Vm};
+
+use super::devices::{DeviceProcess, DevicesEnd, DevicesError};
+use super::directory::{DirectoryError, SandboxDirectory};
+use crate::config::{Config, VirtioFs};
+use crate::io::console_tail::ConsoleTail;
+use crate::io::poll::readable_within;
+
+/// How long a device process may take to say why it failed, when the machine did because of it.
+const GRACE: Duration = Duration::from_millis(300);
+
+/// The sandbox could not be started. None of its processes is left then.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum StartError {
+    /// Its directory.
+    #[error(transparent)]
+    Directory(#[from] DirectoryError),
+    /// The guest's console.
+    #[error("cannot make the guest's console")]
+    Console(#[source] io::Error),
+    /// Its device process could not be run.
+    #[error(transparent)]
+    Devices(#[from] DevicesError),
+    /// Its device process ended.
+    #[error("{0}")]
+    DevicesEnded(DevicesEnd),
+    /// Its machine.
+    #[error("cannot start the virtual machine")]
+    Machine(#[source] hypervisor::StartError),
+}
+
+/// What a sandbox is made of.
+#[derive(Debug)]
+pub(crate) struct Plan<'a> {
+    /// The device process's program.
+    pub(crate) device_program: PathBuf,
+    /// The guest kernel.
+    pub(crate) kernel: PathBuf,
+    /// The initrd.
+    pub(crate) initrd: PathBuf,
+    /// What of the host the guest sees.
+    pub(crate) exports: Vec<Export>,
+    /// Memory, vCPUs and the rest.
+    pub(crate) config: &'a Config,
+}
+
+/// A running sandbox. Dropping it kills and reaps its processes.
+pub(crate) struct Sandbox {
+    /// Where its sockets are.
+    pub(crate) directory: SandboxDirectory,
+    /// On which its agent says hello.
+    pub(crate) ready: UnixListener,
+    /// What its guest says.
+    pub(crate) console: ConsoleTail,
+    // The machine goes first: its device process must not see the guest's last requests fail.
+    /// Its machine.
+    pub(crate) vm: Box<dyn Vm>,
+    /// Its device process.
+    pub(crate) devices: DeviceProcess,
+}
+
+impl Sandbox {
+    /// Starts the device process and the machine at once; the machine waits for its devices by itself.
+    pub(crate) fn start(plan: Plan<'_>, driver: &dyn Hypervisor) -> Result<Self, StartError> {
+        let config = plan.config;
+        let directory = SandboxDirectory::create()?;
+        let ready = directory.listen_for_guest(READY_PORT)?;
+        let (console, console_end) = ConsoleTail::new(config.debug).map_err(StartError::Console)?;
+        let options: &VirtioFs = &config.virtio_fs;
+        let (mut devices, frontends) =
+            DeviceProcess::spawn(&plan.device_program, &directory, plan.exports, options)?;
+        let machine = VmConfig {
+            cpus: config.cpus.count(),
+            memory_mib: config.memory.mib(),
+            kernel: plan.kernel,
+            initrd: plan.initrd,
+            kernel_parameters: Vec::new(),
+            verbose_console: config.debug,
+            console: console_end,
+            devices: frontends,
+        };
+        let vm = driver.start(machine).map_err(|error| match devices.end_within(GRACE) {
+            Ok(Some(end)) if end != DevicesEnd::Disconnected => StartError::DevicesEnded(end),
+            _ => StartError::Machine(error),
+        })?;
+        Ok(Self { directory, ready, console, vm, devices })
+    }
+
+    /// Poll readable once the machine or the device process, in this order, has ended.
+    pub(crate) fn ends(&self) -> (BorrowedFd<'_>, BorrowedFd<'_>) {
+        (self.vm.ended(), self.devices.ended())
+    }
+
+    /// Whether the machine or the device process has ended.
+    pub(crate) fn has_ended(&self) -> bool {
+        let (vm, devices) = self.ends();
+        [vm, devices].into_iter().any(|fd| readable_within(fd, GRACE).unwrap_or(true))
+    }
+
+    /// Whether the machine has ended or does within `time`.
+    pub(crate) fn vm_ended_within(&self, time: Duration) -> bool {
+        readable_within(self.vm.ended().as_fd(), time).unwrap_or(false)
+    }
+}

@@ -1,0 +1,61 @@
+//! Connections to ports of the guest through the vsock device's socket on the host.
+
+use std::io::{self, Read, Write};
+use std::os::unix::net::UnixStream;
+
+use super::directory::SandboxDirectory;
+
+/// `OK <port>\n` with the largest port.
+const ANSWER_MAX: usize = "OK 4294967295\n".len();
+
+/// No connection to a port of the guest.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ConnectError {
+    /// The device's socket.
+    #[error("cannot connect to the sandbox's vsock device")]
+    Device(#[source] io::Error),
+    /// The guest, or the device for it.
+    #[error("port {port} of the guest refused the connection")]
+    Refused {
+        /// The port.
+        port: u32,
+    },
+}
+
+/// A connection for which the guest's answer is still to come.
+#[derive(Debug)]
+pub(crate) struct Connecting {
+    /// Polls readable when [`Connecting::finish`] does not wait any more.
+    pub(crate) socket: UnixStream,
+    port: u32,
+}
+
+impl Connecting {
+    /// Asks for a connection to a port.
+    pub(crate) fn request(directory: &SandboxDirectory, port: u32) -> Result<Self, ConnectError> {
+        let mut socket = directory.connect_as_host().map_err(ConnectError::Device)?;
+        socket.write_all(format!("CONNECT {port}\n").as_bytes()).map_err(ConnectError::Device)?;
+        Ok(Self { socket, port })
+    }
+
+    /// Reads the answer. What follows it on the socket is the guest's.
+    pub(crate) fn finish(mut self) -> Result<UnixStream, ConnectError> {
+        let mut answer = Vec::with_capacity(ANSWER_MAX);
+        // One byte at a time: a read too far would swallow what the guest says first.
+        while answer.last() != Some(&b'\n') && answer.len() < ANSWER_MAX {
+            let mut byte = [0];
+            match self.socket.read(&mut byte) {
+                Ok(0) => break,
+                Ok(_) => answer.push(byte[0]),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::ConnectionReset => break,
+                Err(error) => return Err(ConnectError::Device(error)),
+            }
+        }
+        if answer.starts_with(b"OK ") && answer.ends_with(b"\n") {
+            Ok(self.socket)
+        } else {
+            Err(ConnectError::Refused { port: self.port })
+        }
+    }
+}

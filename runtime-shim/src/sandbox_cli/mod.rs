@@ -1,0 +1,63 @@
+//! The face for people: `sandbox run`, `sandbox check`, `sandbox spec`.
+
+mod check;
+mod run;
+mod spec;
+
+use clap::{Parser, Subcommand};
+
+use crate::{exit_code, report};
+
+/// Runs OCI bundles, each in a virtual machine of its own.
+#[derive(Debug, Parser)]
+#[command(name = "sandbox", version, about, long_about = None, after_help = EXAMPLES, max_term_width = 100)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+const EXAMPLES: &str = "Examples:
+  sandbox check                      can this host run sandboxes, and how?
+  sandbox spec --bundle mybundle     write mybundle/config.json
+  sandbox run mybundle               run it";
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Run(run::Arguments),
+    Check(check::Arguments),
+    Spec(spec::Arguments),
+}
+
+/// Parses the command line and obeys; returns the exit status.
+pub(crate) fn main() -> u8 {
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            // Help and version are no errors. Nobody to tell when printing fails.
+            let _ = error.print();
+            return if error.use_stderr() { exit_code::OWN_ERROR } else { 0 };
+        }
+    };
+    let result = match arguments.command {
+        Command::Run(arguments) => run::main(&arguments),
+        Command::Check(arguments) => check::main(&arguments),
+        Command::Spec(arguments) => spec::main(&arguments).map(|()| 0),
+    };
+    result.unwrap_or_else(|failure| {
+        report::error(failure.error.as_ref());
+        failure.exit_code
+    })
+}
+
+/// Why a command failed, and with which status this process ends.
+#[derive(Debug)]
+struct Failure {
+    error: anyhow::Error,
+    exit_code: u8,
+}
+
+impl<E: Into<anyhow::Error>> From<E> for Failure {
+    fn from(error: E) -> Self {
+        Self { error: error.into(), exit_code: exit_code::OWN_ERROR }
+    }
+}

@@ -1,0 +1,109 @@
+//! `sandbox run`: one bundle in the foreground, from its configuration to its exit status.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+use vmm::hypervisor::select::Choice;
+
+use super::Failure;
+use crate::bundle::{load, sources, to_vm};
+use crate::config::{self, Config, Cpus, MemorySize};
+use crate::io::terminal;
+use crate::monitor::signals::Signals;
+use crate::monitor::{MonitorError, relay};
+use crate::sandbox::child::withhold_inherited_fds;
+use crate::sandbox::driver;
+use crate::sandbox::guest_files;
+use crate::sandbox::installation::Installation;
+use crate::sandbox::start::{Plan, Sandbox};
+
+/// Run a bundle in a virtual machine of its own
+///
+/// Runs in the foreground: stdin, stdout and stderr are the workload's (one terminal with process.terminal),
+/// signals are passed on to it, and its exit status becomes this program's: 128+n when signal n ended it,
+/// 127 when its executable was not found, 126 when it could not be executed, 1 for errors of the sandbox.
+/// When this program is killed (SIGKILL), everything of the sandbox goes with it.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  sandbox run bundle                 run it with the best driver that this host has
+  sandbox run --memory 1G --cpus 2 bundle
+  sandbox run --debug bundle         show how the guest boots
+  echo hello | sandbox run bundle >output 2>errors")]
+pub(super) struct Arguments {
+    /// The bundle: a folder with config.json and the root file system that it names
+    bundle: PathBuf,
+    /// Who runs the virtual machine [default: auto]: builtin is the embedded VMM on /dev/kvm, qemu is QEMU, and
+    /// auto takes builtin where KVM runs kernels at hardware speed
+    #[arg(long, value_name = "DRIVER", value_parser = driver_names())]
+    hypervisor: Option<Choice>,
+    /// Guest kernel, an uncompressed ELF vmlinux
+    #[arg(long, value_name = "FILE")]
+    kernel: Option<PathBuf>,
+    /// Initial RAM disk with the agent as /init
+    #[arg(long, value_name = "FILE")]
+    initrd: Option<PathBuf>,
+    /// Guest memory in MiB, or with a suffix K, M or G [default: 256M]
+    #[arg(long, value_name = "SIZE")]
+    memory: Option<MemorySize>,
+    /// Number of vCPUs [default: 1]
+    #[arg(long, value_name = "N")]
+    cpus: Option<Cpus>,
+    /// Show the guest's console and this program's log on stderr
+    #[arg(long)]
+    debug: bool,
+    /// Configuration file; its keys are the options above and more [default: /etc/runv/config.toml, if there]
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+fn driver_names() -> impl TypedValueParser<Value = Choice> {
+    PossibleValuesParser::new(["auto", "builtin", "qemu"]).try_map(|name| name.parse::<Choice>())
+}
+
+impl Arguments {
+    /// The configuration file with the command line over it.
+    fn configuration(&self) -> Result<Config, config::LoadError> {
+        let mut config = config::load(self.config.as_deref())?;
+        config.hypervisor = self.hypervisor.unwrap_or(config.hypervisor);
+        config.kernel = self.kernel.clone().or(config.kernel);
+        config.initrd = self.initrd.clone().or(config.initrd);
+        config.memory = self.memory.unwrap_or(config.memory);
+        config.cpus = self.cpus.unwrap_or(config.cpus);
+        config.debug |= self.debug;
+        Ok(config)
+    }
+}
+
+pub(super) fn main(arguments: &Arguments) -> Result<u8, Failure> {
+    withhold_inherited_fds()?;
+    let config = arguments.configuration()?;
+    if config.debug {
+        crate::report::show_log();
+    }
+    let bundle = load::load(&arguments.bundle)?;
+    let sources = sources::find(&bundle.spec, &bundle.directory)?;
+    if bundle.wants_terminal() {
+        terminal::check()?;
+    }
+    let installation = Installation::of_this_program()?;
+    let device_program = installation.device_program()?;
+    let (kernel, initrd) = guest_files::find(&config, &installation)?;
+    let chosen = driver::choose(&config, &installation)?;
+    let plan = Plan {
+        device_program,
+        kernel,
+        initrd,
+        exports: to_vm::exports(&bundle.spec, &sources),
+        config: &config,
+    };
+
+    // Signals wait from here on, so that none can end this process past its clean-up.
+    let signals = Signals::block()?;
+    let mut sandbox = Sandbox::start(plan, chosen.hypervisor.as_ref())?;
+    relay::run(&mut sandbox, &signals, &bundle.spec, config.boot_timeout(chosen.emulated)).map_err(of_monitor)
+}
+
+fn of_monitor(error: MonitorError) -> Failure {
+    Failure { exit_code: error.exit_code(), error: error.into() }
+}
