@@ -8,6 +8,11 @@ pub(crate) fn error(error: &dyn Error) {
     line("error", &chain(error));
 }
 
+/// The command line makes no sense.
+pub(crate) fn usage(text: &str) {
+    line("error", &format!("{text}; see --help"));
+}
+
 /// Odd, but the act goes on.
 pub(crate) fn warning(text: &str) {
     line("warning", text);

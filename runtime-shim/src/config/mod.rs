@@ -42,7 +42,7 @@ pub(crate) struct Config {
     #[serde(default)]
     pub(crate) software_emulation: EmulationPolicy,
     /// How long a guest may take until its agent is ready.
-    boot_timeout_seconds: Option<std::num::NonZeroU16>,
+    pub(crate) boot_timeout_seconds: Option<std::num::NonZeroU16>,
     /// The driver `qemu`.
     #[serde(default)]
     pub(crate) qemu: Qemu,

@@ -35,20 +35,16 @@ pub(crate) enum GuestFileError {
     Empty(PathBuf),
 }
 
-/// Kernel and initrd: the configured, else the installed ones.
-pub(crate) fn find(
-    config: &Config,
-    installation: &Installation,
-) -> Result<(PathBuf, PathBuf), GuestFileError> {
+/// The kernel: the configured, else the installed one.
+pub(crate) fn kernel(config: &Config, installation: &Installation) -> Result<PathBuf, GuestFileError> {
     let kernel = config.kernel.clone().map_or_else(|| installation.kernel(), Ok)?;
-    if start_of("kernel", &kernel)? != ELF {
-        return Err(GuestFileError::NotElf(kernel));
-    }
+    if start_of("kernel", &kernel)? == ELF { Ok(kernel) } else { Err(GuestFileError::NotElf(kernel)) }
+}
+
+/// The initrd: the configured, else the installed one.
+pub(crate) fn initrd(config: &Config, installation: &Installation) -> Result<PathBuf, GuestFileError> {
     let initrd = config.initrd.clone().map_or_else(|| installation.initrd(), Ok)?;
-    if start_of("initrd", &initrd)?.is_empty() {
-        return Err(GuestFileError::Empty(initrd));
-    }
-    Ok((kernel, initrd))
+    if start_of("initrd", &initrd)?.is_empty() { Err(GuestFileError::Empty(initrd)) } else { Ok(initrd) }
 }
 
 fn start_of(what: &'static str, path: &Path) -> Result<Vec<u8>, GuestFileError> {
@@ -60,4 +56,35 @@ fn start_of(what: &'static str, path: &Path) -> Result<Vec<u8>, GuestFileError> 
     let mut start = Vec::new();
     file.take(ELF.len() as u64).read_to_end(&mut start).map_err(failed)?;
     Ok(start)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn unusable_files_are_told_with_the_option() {
+        let folder = tempfile::tempdir().unwrap();
+        let installation = Installation::of_this_program().unwrap();
+        let text = folder.path().join("text");
+        std::fs::write(&text, "#!/bin/sh").unwrap();
+        let empty = folder.path().join("empty");
+        std::fs::write(&empty, "").unwrap();
+        let config = |path: &Path| Config {
+            kernel: Some(path.to_owned()),
+            initrd: Some(path.to_owned()),
+            ..Config::default()
+        };
+        for (path, kernel_error, initrd_error) in [
+            (text.as_path(), "is not a 64-bit ELF file", ""),
+            (empty.as_path(), "is not a 64-bit ELF file", "is empty (--initrd)"),
+            (folder.path(), "(--kernel)", "(--initrd)"),
+            (Path::new("/nonexistent"), "(--kernel)", "(--initrd)"),
+        ] {
+            let error = kernel(&config(path), &installation).unwrap_err().to_string();
+            assert!(error.contains(kernel_error), "{error}");
+            let error = initrd(&config(path), &installation).err().map(|e| e.to_string()).unwrap_or_default();
+            assert!(error.contains(initrd_error), "{error}");
+        }
+    }
 }

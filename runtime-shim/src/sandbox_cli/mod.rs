@@ -10,7 +10,7 @@ use crate::{exit_code, report};
 
 /// Runs OCI bundles, each in a virtual machine of its own.
 #[derive(Debug, Parser)]
-#[command(name = "sandbox", version, about, long_about = None, after_help = EXAMPLES, max_term_width = 100)]
+#[command(name = "sandbox", version, after_help = EXAMPLES, max_term_width = 100)]
 struct Arguments {
     #[command(subcommand)]
     command: Command,
@@ -33,9 +33,7 @@ pub(crate) fn main() -> u8 {
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
         Err(error) => {
-            // Help and version are no errors. Nobody to tell when printing fails.
-            let _ = error.print();
-            return if error.use_stderr() { exit_code::OWN_ERROR } else { 0 };
+            return explain(&error);
         }
     };
     let result = match arguments.command {
@@ -47,6 +45,22 @@ pub(crate) fn main() -> u8 {
         report::error(failure.error.as_ref());
         failure.exit_code
     })
+}
+
+/// Prints help, or what is wrong with the command line in one line as all errors are.
+fn explain(error: &clap::Error) -> u8 {
+    use clap::error::ErrorKind::{
+        DisplayHelp, DisplayHelpOnMissingArgumentOrSubcommand as NoArguments, DisplayVersion,
+    };
+    if matches!(error.kind(), DisplayHelp | DisplayVersion | NoArguments) {
+        // Nobody to tell when printing fails.
+        let _ = error.print();
+        return if error.kind() == NoArguments { exit_code::OWN_ERROR } else { 0 };
+    }
+    let text = error.to_string();
+    let words = text.lines().take_while(|line| !line.is_empty()).map(str::trim).collect::<Vec<_>>().join(" ");
+    report::usage(words.strip_prefix("error: ").unwrap_or(&words));
+    exit_code::OWN_ERROR
 }
 
 /// Why a command failed, and with which status this process ends.

@@ -88,7 +88,8 @@ pub(super) fn main(arguments: &Arguments) -> Result<u8, Failure> {
     }
     let installation = Installation::of_this_program()?;
     let device_program = installation.device_program()?;
-    let (kernel, initrd) = guest_files::find(&config, &installation)?;
+    let kernel = guest_files::kernel(&config, &installation)?;
+    let initrd = guest_files::initrd(&config, &installation)?;
     let chosen = driver::choose(&config, &installation)?;
     let plan = Plan {
         device_program,
