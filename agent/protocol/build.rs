@@ -14,14 +14,14 @@ fn main() -> io::Result<()> {
     generate(&Path::new(&out).join("async"), true)
 }
 
-fn generate(directory: &Path, async_server: bool) -> io::Result<()> {
+fn generate(directory: &Path, async_all: bool) -> io::Result<()> {
     fs::create_dir_all(directory)?;
     Codegen::new()
         .out_dir(directory)
         .input(PROTO)
         .include("proto")
         .rust_protobuf()
-        .customize(Customize { async_server, ..Default::default() })
+        .customize(Customize { async_all, ..Default::default() })
         .run()?;
     for file in ["agent.rs", "agent_ttrpc.rs"] {
         drop_inner_attributes(&directory.join(file))?;

@@ -1,3 +1,45 @@
-//! PID 1 of the guest.
+//! PID 1 of the guest, as a recipe.
 
-fn main() {}
+use std::convert::Infallible;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use agent::container::Containers;
+use agent::failure::{Failure, FailureKind};
+use agent::reaper::Reaper;
+use agent::service::{Power, Service};
+use agent::streams::Streams;
+use agent::vsock::{self, HostConnections};
+use agent::{early, kmsg, power};
+use agent_protocol::server::create_agent;
+use ttrpc::asynchronous::Server;
+use ttrpc::asynchronous::transport::Listener;
+
+type Fatal = Box<dyn std::error::Error>;
+
+fn main() -> ExitCode {
+    kmsg::report_panics();
+    let Err(error) = run();
+    kmsg::fatal(&Failure::from_error(FailureKind::System, &*error));
+    // The end of PID 1 is the end of the guest, and the VMM reports it.
+    ExitCode::FAILURE
+}
+
+fn run() -> Result<Infallible, Fatal> {
+    let places = early::prepare()?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
+    runtime.block_on(async {
+        let reaper = Reaper::start()?;
+        let streams = Arc::new(Streams::default());
+        let power = Arc::new(Power::default());
+        tokio::spawn(HostConnections::for_streams()?.feed(Arc::clone(&streams)));
+        let containers = Arc::new(Containers::new(places, reaper, streams));
+        let service = Arc::new(Service { containers, power: Arc::clone(&power) });
+        let listener = Listener::new(HostConnections::for_rpc()?.watched_by(&power));
+        let mut server = Server::new().add_listener(listener).register_service(create_agent(service));
+        server.start().await?;
+        vsock::say_ready().await?;
+        power.may_go_off().await;
+        Err(power::off().into())
+    })
+}

@@ -1,0 +1,146 @@
+//! A container's cgroup: born with it, emptied and removed at its end. cgroup v2 only.
+
+use std::fs;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+
+use rustix::process::Pid;
+use tokio::io::Interest;
+
+use crate::rootfs::path::open_directory;
+use crate::sys::event_loop::register;
+
+/// What could not be done with a cgroup.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot {act} the cgroup {path:?}")]
+pub struct CgroupError {
+    act: &'static str,
+    path: PathBuf,
+    #[source]
+    source: io::Error,
+}
+
+/// A cgroup that this agent made.
+#[derive(Debug)]
+pub struct Cgroup {
+    path: PathBuf,
+}
+
+impl Cgroup {
+    /// Makes the cgroup `name` below `parent`.
+    ///
+    /// # Errors
+    ///
+    /// [`CgroupError`]; one of that name must not exist.
+    pub fn create(parent: &Path, name: &str) -> Result<Self, CgroupError> {
+        let path = parent.join(name);
+        match fs::create_dir(&path) {
+            Ok(()) => Ok(Self { path }),
+            Err(source) => Err(CgroupError { act: "make", path, source }),
+        }
+    }
+
+    /// Its directory.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Its directory, for clone3.
+    ///
+    /// # Errors
+    ///
+    /// [`CgroupError`].
+    pub fn open(&self) -> Result<OwnedFd, CgroupError> {
+        open_directory(&self.path).map_err(|source| self.error("open", source))
+    }
+
+    /// The processes in it and below it, as this pid namespace sees them.
+    ///
+    /// # Errors
+    ///
+    /// [`CgroupError`].
+    pub fn processes(&self) -> Result<Vec<Pid>, CgroupError> {
+        let mut pids = Vec::new();
+        collect(&self.path, &mut pids).map_err(|source| self.error("list the processes of", source))?;
+        Ok(pids)
+    }
+
+    /// Kills every process in it with SIGKILL, forks in progress included.
+    ///
+    /// # Errors
+    ///
+    /// [`CgroupError`].
+    pub fn kill(&self) -> Result<(), CgroupError> {
+        fs::write(self.path.join("cgroup.kill"), "1")
+            .map_err(|source| self.error("kill the processes of", source))
+    }
+
+    /// Waits until no live process is in it. Those that are dead and not reaped do not count.
+    ///
+    /// # Errors
+    ///
+    /// [`CgroupError`].
+    pub async fn emptied(&self) -> Result<(), CgroupError> {
+        self.wait_until_empty().await.map_err(|source| self.error("watch", source))
+    }
+
+    /// Removes it, with the cgroups that the container made below.
+    ///
+    /// # Errors
+    ///
+    /// [`CgroupError`], e.g. `EBUSY` while a process lives in it.
+    pub fn remove(&self) -> Result<(), CgroupError> {
+        remove(&self.path).map_err(|source| self.error("remove", source))
+    }
+
+    async fn wait_until_empty(&self) -> io::Result<()> {
+        let path = self.path.join("cgroup.events");
+        if is_empty(&path)? {
+            return Ok(());
+        }
+        // A change of the file is signalled as an exceptional condition (cgroup-v2.rst, "[Un]populated").
+        let events = register(fs::File::open(&path)?.into(), Interest::PRIORITY)?;
+        loop {
+            let mut ready = events.ready(Interest::PRIORITY).await?;
+            ready.clear_ready();
+            if is_empty(&path)? {
+                return Ok(());
+            }
+        }
+    }
+
+    fn error(&self, act: &'static str, source: io::Error) -> CgroupError {
+        CgroupError { act, path: self.path.clone(), source }
+    }
+}
+
+fn is_empty(events: &Path) -> io::Result<bool> {
+    Ok(fs::read_to_string(events)?.lines().any(|line| line == "populated 0"))
+}
+
+fn collect(cgroup: &Path, pids: &mut Vec<Pid>) -> io::Result<()> {
+    let processes = fs::read_to_string(cgroup.join("cgroup.procs"))?;
+    pids.extend(processes.lines().filter_map(|line| line.parse().ok().and_then(Pid::from_raw)));
+    for_each_child(cgroup, |child| collect(child, pids))
+}
+
+fn remove(cgroup: &Path) -> io::Result<()> {
+    match fs::remove_dir(cgroup) {
+        Err(error) if error.kind() == io::ErrorKind::ResourceBusy => {
+            for_each_child(cgroup, remove)?;
+            fs::remove_dir(cgroup)
+        }
+        other => other,
+    }
+}
+
+fn for_each_child(cgroup: &Path, mut act: impl FnMut(&Path) -> io::Result<()>) -> io::Result<()> {
+    for entry in fs::read_dir(cgroup)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            act(&entry.path())?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,44 @@
+//! The end of a container: nothing of it is left, all of its output is handed on, its status can be asked for.
+
+use std::sync::Arc;
+
+use crate::cgroup::{Cgroup, CgroupError};
+use crate::container::Container;
+use crate::container::status::Status;
+use crate::kmsg;
+use crate::process::stdio::Relays;
+use crate::reaper::Exit;
+
+/// Waits for the init's end, then clears up.
+///
+/// With a pid namespace of its own all its processes have died with the init. Without one, those that are
+/// left are killed: a container is over when its init is.
+pub(super) async fn supervise(container: Arc<Container>, relays: Relays) {
+    let Some(exit) = container.exit.clone().wait().await else { return };
+    container.set_status(Status::Stopped);
+    if let Err(error) = clear(&container.cgroup).await {
+        kmsg::fatal(&crate::failure::Failure::from_error(crate::failure::FailureKind::System, &error));
+    }
+    relays.finish().await;
+    container.ended.send_replace(Some(exit));
+}
+
+/// Kills what runs in the cgroup, waits until nothing does, and removes it.
+pub(super) async fn clear(cgroup: &Cgroup) -> Result<(), CgroupError> {
+    cgroup.kill()?;
+    cgroup.emptied().await?;
+    cgroup.remove()
+}
+
+impl Container {
+    /// Waits until the init has ended and its output has been handed on. `None` only if the agent is ending.
+    pub async fn wait(&self) -> Option<Exit> {
+        let mut ended = self.ended.subscribe();
+        ended.wait_for(Option::is_some).await.ok().and_then(|exit| *exit)
+    }
+
+    /// Waits until the init has ended, whatever becomes of its output.
+    pub async fn exited(&self) -> Option<Exit> {
+        self.exit.clone().wait().await
+    }
+}

@@ -1,0 +1,85 @@
+//! Signals to a container.
+
+use std::io;
+use std::os::fd::AsFd;
+
+use crate::cgroup::CgroupError;
+use crate::container::Container;
+use crate::container::status::Status;
+use crate::sys::signals;
+
+/// Why a signal was not sent.
+#[derive(Debug, thiserror::Error)]
+pub enum KillError {
+    /// No such signal.
+    #[error("{0} is not a signal")]
+    NotASignal(u32),
+    /// Nobody to send it to.
+    #[error("container {id:?} takes no signals: it is {status}")]
+    NotRunning {
+        /// Which container.
+        id: String,
+        /// What it is instead.
+        status: Status,
+    },
+    /// Its processes could not be found out or killed.
+    #[error(transparent)]
+    Cgroup(#[from] CgroupError),
+    /// Refused by the kernel.
+    #[error("cannot send signal {signal} to container {id:?}")]
+    Send {
+        /// Which signal.
+        signal: i32,
+        /// Which container.
+        id: String,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl Container {
+    /// Sends a signal to the init.
+    ///
+    /// # Errors
+    ///
+    /// [`KillError`].
+    pub fn signal(&self, signal: u32) -> Result<(), KillError> {
+        let signal = self.check(signal)?;
+        signals::send(self.pidfd.as_fd(), signal).map_err(|source| self.send_error(signal, source))
+    }
+
+    /// Sends a signal to every process of the container. SIGKILL reaches also those that are just being made.
+    ///
+    /// # Errors
+    ///
+    /// [`KillError`].
+    pub fn signal_all(&self, signal: u32) -> Result<(), KillError> {
+        let signal = self.check(signal)?;
+        if signal == libc::SIGKILL {
+            return Ok(self.cgroup.kill()?);
+        }
+        for pid in self.cgroup.processes()? {
+            match signals::send_by_number(pid, signal) {
+                Err(error) if error.raw_os_error() == Some(libc::ESRCH) => {}
+                other => other.map_err(|source| self.send_error(signal, source))?,
+            }
+        }
+        Ok(())
+    }
+
+    fn check(&self, number: u32) -> Result<i32, KillError> {
+        let signal = i32::try_from(number).ok().filter(|signal| (1..=signals::HIGHEST).contains(signal));
+        let signal = signal.ok_or(KillError::NotASignal(number))?;
+        let status = self.status();
+        if status.can_signal() {
+            Ok(signal)
+        } else {
+            Err(KillError::NotRunning { id: self.id.clone(), status })
+        }
+    }
+
+    fn send_error(&self, signal: i32, source: io::Error) -> KillError {
+        KillError::Send { signal, id: self.id.clone(), source }
+    }
+}

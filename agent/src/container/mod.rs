@@ -1,0 +1,153 @@
+//! Containers: what is asked for (`request`), how they come to be (`create`, `start`), live (`kill`) and end.
+//!
+//! One thread, one event loop: locks here are never contended and never held across an await.
+
+pub mod create;
+pub mod end;
+pub mod kill;
+pub mod namespaces;
+pub mod request;
+pub mod start;
+pub mod status;
+
+use std::collections::HashMap;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use rustix::process::Pid;
+use tokio::sync::watch;
+
+use crate::cgroup::Cgroup;
+use crate::container::status::Status;
+use crate::process::control::AgentEnd;
+use crate::reaper::{Exit, ExitWatch, Reaper};
+use crate::streams::Streams;
+
+/// Containers that one guest may hold.
+const MOST_CONTAINERS: usize = 1024;
+
+/// Where the agent finds and puts things in the guest; other places in tests.
+#[derive(Clone, Debug)]
+pub struct GuestPlaces {
+    /// The mounted share.
+    pub share: PathBuf,
+    /// An empty directory, on which containers mount their roots, each in its own namespace.
+    pub root: PathBuf,
+    /// The cgroup (v2) below which each container gets its own.
+    pub cgroups: PathBuf,
+}
+
+/// All containers of the guest, and what they are made with.
+pub struct Containers {
+    /// Where things are.
+    pub places: GuestPlaces,
+    /// Who reaps.
+    pub reaper: Arc<Reaper>,
+    /// Where stdio comes from.
+    pub streams: Arc<Streams>,
+    /// `None` while one of that id is being made.
+    table: Mutex<HashMap<String, Option<Arc<Container>>>>,
+}
+
+/// A container that has been created.
+#[derive(Debug)]
+pub struct Container {
+    id: String,
+    pid: Pid,
+    pidfd: OwnedFd,
+    cgroup: Cgroup,
+    terminal: Option<OwnedFd>,
+    status: Mutex<Status>,
+    /// To the init; gone once it has been let go.
+    control: Mutex<Option<AgentEnd>>,
+    exit: ExitWatch,
+    /// The exit, once all output has been handed on and nothing of the container runs any more.
+    ended: watch::Sender<Option<Exit>>,
+}
+
+/// Why an act on a container is refused.
+#[derive(Debug, thiserror::Error)]
+pub enum LookupError {
+    /// No such container.
+    #[error("container {0:?} does not exist")]
+    NoContainer(String),
+    /// No such process in it.
+    #[error("container {0:?} has no process {1:?}")]
+    NoProcess(String, String),
+    /// One of that name exists.
+    #[error("container {0:?} already exists")]
+    Exists(String),
+    /// Too many.
+    #[error("{MOST_CONTAINERS} containers exist already")]
+    TooMany,
+}
+
+impl Containers {
+    /// An empty set.
+    pub fn new(places: GuestPlaces, reaper: Arc<Reaper>, streams: Arc<Streams>) -> Self {
+        Self { places, reaper, streams, table: Mutex::default() }
+    }
+
+    /// The container with that id.
+    ///
+    /// # Errors
+    ///
+    /// [`LookupError::NoContainer`], also while it is being made.
+    pub fn find(&self, id: &str) -> Result<Arc<Container>, LookupError> {
+        self.table().get(id).cloned().flatten().ok_or_else(|| LookupError::NoContainer(id.to_owned()))
+    }
+
+    /// Every container that has been created.
+    pub fn all(&self) -> Vec<Arc<Container>> {
+        self.table().values().flatten().cloned().collect()
+    }
+
+    fn reserve(&self, id: &str) -> Result<(), LookupError> {
+        let mut table = self.table();
+        if table.contains_key(id) {
+            return Err(LookupError::Exists(id.to_owned()));
+        }
+        if table.len() >= MOST_CONTAINERS {
+            return Err(LookupError::TooMany);
+        }
+        table.insert(id.to_owned(), None);
+        Ok(())
+    }
+
+    fn settle(&self, id: &str, container: Option<Arc<Container>>) {
+        match container {
+            Some(container) => self.table().insert(id.to_owned(), Some(container)),
+            None => self.table().remove(id),
+        };
+    }
+
+    fn table(&self) -> MutexGuard<'_, HashMap<String, Option<Arc<Container>>>> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Container {
+    /// The init's process id in the guest's root namespace.
+    pub fn pid(&self) -> Pid {
+        self.pid
+    }
+
+    /// Where it is in its life.
+    pub fn status(&self) -> Status {
+        *self.status.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The pty's master, if the init has a terminal.
+    pub fn terminal(&self) -> Option<&OwnedFd> {
+        self.terminal.as_ref()
+    }
+
+    fn set_status(&self, status: Status) {
+        *self.status.lock().unwrap_or_else(PoisonError::into_inner) = status;
+    }
+
+    fn take_control(&self) -> Option<AgentEnd> {
+        self.control.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}

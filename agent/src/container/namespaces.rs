@@ -1,0 +1,31 @@
+//! Which namespaces of a container are its own.
+
+/// A set of new namespaces. The mount namespace is always new: a container without one could only undo
+/// what the guest needs to work.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Namespaces {
+    /// Process ids.
+    pub pid: bool,
+    /// System V IPC and POSIX message queues.
+    pub ipc: bool,
+    /// Hostname and domainname.
+    pub uts: bool,
+    /// The root of what is seen of the cgroup hierarchy.
+    pub cgroup: bool,
+    /// Network interfaces, addresses, ports.
+    pub network: bool,
+}
+
+impl Namespaces {
+    /// The flags for clone3. The cgroup namespace is not among them: see `process::child`.
+    pub fn clone_flags(self) -> u64 {
+        let new = [
+            (true, libc::CLONE_NEWNS),
+            (self.pid, libc::CLONE_NEWPID),
+            (self.ipc, libc::CLONE_NEWIPC),
+            (self.uts, libc::CLONE_NEWUTS),
+            (self.network, libc::CLONE_NEWNET),
+        ];
+        new.iter().filter(|(wanted, _)| *wanted).map(|(_, flag)| u64::from(flag.unsigned_abs())).sum()
+    }
+}

@@ -1,0 +1,321 @@
+//! From the protocol's request to a checked description. Whatever the shim sends, nothing unchecked gets past
+//! here: the shim and the agent trust each other as little as two programs across a network.
+
+use std::ffi::CString;
+use std::path::Path;
+
+use agent_protocol::agent;
+use protobuf::MessageField;
+
+use crate::container::namespaces::Namespaces;
+use crate::process::ProcessSpec;
+use crate::process::console::WindowSize;
+use crate::process::stdio::Tokens;
+use crate::rootfs::mounts::{Mount, Source};
+use crate::rootfs::options::{MountOptions, OptionError};
+use crate::rootfs::path::clean;
+use crate::rootfs::propagation::Propagation;
+use crate::security::user::{MOST_GROUPS, User, valid};
+
+/// Of a container's id; a cgroup and a directory are named by it.
+const LONGEST_ID: usize = 255;
+
+/// Mounts of one container.
+const MOST_MOUNTS: usize = 4096;
+
+/// PATH_MAX (linux/limits.h).
+const LONGEST_PATH: usize = 4095;
+
+/// sethostname(2).
+const LONGEST_HOSTNAME: usize = 64;
+
+/// The default of runc and of the specification's examples.
+const DEFAULT_UMASK: u32 = 0o022;
+
+/// A container to be made, checked.
+#[derive(Clone, Debug)]
+pub struct ContainerSpec {
+    /// Letters, digits and `_.+-`.
+    pub id: String,
+    /// The workload.
+    pub process: ProcessSpec,
+    /// Its stdio.
+    pub tokens: Tokens,
+    /// Below the share.
+    pub root: String,
+    /// Whether the workload may not write to it.
+    pub readonly: bool,
+    /// In their order.
+    pub mounts: Vec<Mount>,
+    /// Empty: unchanged.
+    pub hostname: String,
+    /// Empty: unchanged.
+    pub domainname: String,
+    /// New ones.
+    pub namespaces: Namespaces,
+    /// Of the root mount.
+    pub propagation: Option<Propagation>,
+}
+
+/// What is wrong with a request.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RequestError {
+    /// Absent.
+    #[error("the request has no {0}")]
+    Missing(&'static str),
+    /// A value out of its range or of the wrong form.
+    #[error("{field} {value:?} is not valid: {reason}")]
+    Invalid {
+        /// Which field.
+        field: &'static str,
+        /// What it holds.
+        value: String,
+        /// What is wrong.
+        reason: &'static str,
+    },
+    /// More than there can be.
+    #[error("the request has too many {0}")]
+    TooMany(&'static str),
+    /// A mount option.
+    #[error("mount on {destination:?}")]
+    Option {
+        /// Which mount.
+        destination: String,
+        /// Which option.
+        #[source]
+        source: OptionError,
+    },
+    /// Something that the agent does not do.
+    #[error("{0} is not supported")]
+    Unsupported(String),
+}
+
+fn invalid(field: &'static str, value: &str, reason: &'static str) -> RequestError {
+    RequestError::Invalid { field, value: value.to_owned(), reason }
+}
+
+impl ContainerSpec {
+    /// Checks a request.
+    ///
+    /// # Errors
+    ///
+    /// [`RequestError`] names the field.
+    pub fn from_request(request: agent::CreateContainerRequest) -> Result<Self, RequestError> {
+        let process = required(request.process, "process")?;
+        let root = required(request.root, "root")?;
+        let tokens = tokens(&process)?;
+        let namespaces = namespaces(&request.namespaces)?;
+        let named = !request.hostname.is_empty() || !request.domainname.is_empty();
+        if named && !namespaces.uts {
+            return Err(invalid(
+                "hostname",
+                &request.hostname,
+                "it needs a UTS namespace of the container's own",
+            ));
+        }
+        if request.mounts.len() > MOST_MOUNTS {
+            return Err(RequestError::TooMany("mounts"));
+        }
+        Ok(Self {
+            id: container_id(request.container_id)?,
+            process: process_spec(process)?,
+            tokens,
+            root: share_path(root.share_path)?,
+            readonly: root.readonly,
+            mounts: request.mounts.into_iter().map(mount).collect::<Result<_, _>>()?,
+            hostname: hostname(request.hostname)?,
+            domainname: hostname(request.domainname)?,
+            namespaces,
+            propagation: propagation(&request.rootfs_propagation)?,
+        })
+    }
+}
+
+/// Checks a window size.
+///
+/// # Errors
+///
+/// [`RequestError::Invalid`] if a side is over 65535.
+pub fn window_size(size: &agent::WindowSize) -> Result<WindowSize, RequestError> {
+    let side = |value: u32| {
+        u16::try_from(value).map_err(|_range| invalid("window size", &value.to_string(), "at most 65535"))
+    };
+    Ok(WindowSize { columns: side(size.columns)?, rows: side(size.rows)? })
+}
+
+fn required<T>(field: MessageField<T>, name: &'static str) -> Result<T, RequestError> {
+    field.into_option().ok_or(RequestError::Missing(name))
+}
+
+fn container_id(id: String) -> Result<String, RequestError> {
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"_.+-".contains(&byte);
+    if id.is_empty()
+        || id.len() > LONGEST_ID
+        || !id.bytes().all(allowed)
+        || id.bytes().all(|byte| byte == b'.')
+    {
+        return Err(invalid("container id", &id, "1 to 255 of letters, digits and _.+- are allowed"));
+    }
+    Ok(id)
+}
+
+fn process_spec(process: agent::Process) -> Result<ProcessSpec, RequestError> {
+    if process.args.is_empty() {
+        return Err(RequestError::Missing("process.args"));
+    }
+    let terminal = match (process.terminal, process.console_size.as_ref()) {
+        (true, Some(size)) => Some(window_size(size)?),
+        (true, None) => Some(WindowSize::default()),
+        (false, _) => None,
+    };
+    let args =
+        process.args.into_iter().map(|text| c_string("process.args", text)).collect::<Result<_, _>>()?;
+    let user = process.user.into_option().unwrap_or_default();
+    let umask = user.umask.unwrap_or(DEFAULT_UMASK);
+    if umask > 0o777 {
+        return Err(invalid("process.user.umask", &format!("{umask:o}"), "at most 777 octal"));
+    }
+    Ok(ProcessSpec {
+        args,
+        env: environment(process.env)?,
+        cwd: absolute("process.cwd", &process.cwd)?,
+        user: self::user(user)?,
+        umask,
+        terminal,
+    })
+}
+
+/// As in a shell, the last of several settings of a name counts; each keeps the place of its first.
+fn environment(variables: Vec<String>) -> Result<Vec<CString>, RequestError> {
+    let mut places = std::collections::HashMap::new();
+    let mut kept: Vec<CString> = Vec::new();
+    for variable in variables {
+        let Some((name, _)) = variable.split_once('=').filter(|(name, _)| !name.is_empty()) else {
+            return Err(invalid("process.env", &variable, "NAME=value is needed"));
+        };
+        let place = *places.entry(name.to_owned()).or_insert(kept.len());
+        let variable = c_string("process.env", variable)?;
+        match kept.get_mut(place) {
+            Some(earlier) => *earlier = variable,
+            None => kept.push(variable),
+        }
+    }
+    Ok(kept)
+}
+
+fn user(user: agent::User) -> Result<User, RequestError> {
+    if user.additional_gids.len() > MOST_GROUPS {
+        return Err(RequestError::TooMany("process.user.additionalGids"));
+    }
+    if let Some(id) = [user.uid, user.gid].iter().chain(&user.additional_gids).find(|id| !valid(**id)) {
+        return Err(invalid("process.user", &id.to_string(), "that number means no user"));
+    }
+    if user.username.contains([':', '\n', '\0']) {
+        return Err(invalid("process.user.username", &user.username, "no user can have that name"));
+    }
+    let name = (!user.username.is_empty()).then_some(user.username);
+    Ok(User { uid: user.uid, gid: user.gid, additional_gids: user.additional_gids, name })
+}
+
+fn tokens(process: &agent::Process) -> Result<Tokens, RequestError> {
+    let streams = process.streams.clone().unwrap_or_default();
+    let tokens = Tokens {
+        stdin: streams.stdin,
+        stdout: streams.stdout,
+        stderr: streams.stderr,
+        terminal: streams.terminal,
+    };
+    let piped = [tokens.stdin, tokens.stdout, tokens.stderr].iter().any(|&token| token != 0);
+    match (process.terminal, tokens.terminal) {
+        (true, _) if piped => Err(invalid("streams", "stdin, stdout, stderr", "a terminal has one stream")),
+        (false, 1..) => Err(invalid("streams", "terminal", "the process has no terminal")),
+        _ => Ok(tokens),
+    }
+}
+
+fn mount(mount: agent::Mount) -> Result<Mount, RequestError> {
+    let destination = absolute("mount destination", &mount.destination)?;
+    if destination == Path::new("/") {
+        return Err(invalid("mount destination", &mount.destination, "that is the root itself"));
+    }
+    let options = MountOptions::parse(&mount.options, mount.type_ == "bind")
+        .map_err(|source| RequestError::Option { destination: mount.destination, source })?;
+    let source = if options.bind.is_some() {
+        Source::Share(share_path(mount.source)?)
+    } else if mount.type_ == "cgroup" || mount.type_ == "cgroup2" {
+        Source::Cgroup
+    } else {
+        c_string("mount type", mount.type_.clone())?;
+        c_string("mount source", mount.source.clone())?;
+        Source::FileSystem { kind: mount.type_, device: mount.source }
+    };
+    for option in &options.data {
+        c_string("mount option", option.clone())?;
+    }
+    Ok(Mount { destination, source, options })
+}
+
+fn namespaces(requested: &[agent::Namespace]) -> Result<Namespaces, RequestError> {
+    use agent::namespace::Kind;
+    let mut namespaces = Namespaces::default();
+    for namespace in requested {
+        if !namespace.path.is_empty() {
+            return Err(RequestError::Unsupported(format!("joining the namespace {:?}", namespace.path)));
+        }
+        match namespace.kind.enum_value_or_default() {
+            Kind::KIND_MOUNT => {}
+            Kind::KIND_PID => namespaces.pid = true,
+            Kind::KIND_IPC => namespaces.ipc = true,
+            Kind::KIND_UTS => namespaces.uts = true,
+            Kind::KIND_CGROUP => namespaces.cgroup = true,
+            Kind::KIND_NETWORK => namespaces.network = true,
+            Kind::KIND_USER => return Err(RequestError::Unsupported("a user namespace".to_owned())),
+            Kind::KIND_TIME => return Err(RequestError::Unsupported("a time namespace".to_owned())),
+            Kind::KIND_UNSPECIFIED => {
+                let kind = namespace.kind.value().to_string();
+                return Err(RequestError::Unsupported(format!("the namespace of kind {kind}")));
+            }
+        }
+    }
+    Ok(namespaces)
+}
+
+fn propagation(name: &str) -> Result<Option<Propagation>, RequestError> {
+    match Propagation::from_name(name) {
+        None if !name.is_empty() => Err(invalid("rootfsPropagation", name, "no such propagation")),
+        propagation => Ok(propagation),
+    }
+}
+
+fn hostname(name: String) -> Result<String, RequestError> {
+    if name.len() > LONGEST_HOSTNAME || name.contains('\0') {
+        return Err(invalid("hostname", &name, "at most 64 characters"));
+    }
+    Ok(name)
+}
+
+/// A path below the share: relative, and nothing in it that climbs.
+fn share_path(path: String) -> Result<String, RequestError> {
+    let climbs = path.split('/').any(|name| name.is_empty() || name == "." || name == "..");
+    if climbs || path.len() > LONGEST_PATH || path.contains('\0') {
+        return Err(invalid("share path", &path, "a relative path without empty names, . and .. is needed"));
+    }
+    Ok(path)
+}
+
+fn absolute(field: &'static str, path: &str) -> Result<std::path::PathBuf, RequestError> {
+    if !path.starts_with('/') || path.len() > LONGEST_PATH || path.contains('\0') {
+        return Err(invalid(field, path, "an absolute path is needed"));
+    }
+    Ok(clean(Path::new(path)))
+}
+
+fn c_string(field: &'static str, text: String) -> Result<CString, RequestError> {
+    CString::new(text).map_err(|error| {
+        let text = String::from_utf8_lossy(&error.into_vec()).into_owned();
+        invalid(field, &text, "it contains a NUL character")
+    })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,115 @@
+//! The guest before there is any container: file systems, standard descriptors, loopback.
+//!
+//! Every system call here is on the path to the ready signal; there are no more than needed.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use agent_protocol::SHARE_TAG;
+use rustix::fs::CWD;
+use rustix::mount::{MountFlags, MoveMountFlags, OpenTreeFlags, mount, move_mount, open_tree};
+use rustix::process::{chroot, fchdir};
+
+use crate::container::GuestPlaces;
+use crate::kmsg;
+use crate::sys::network;
+
+/// The mounted share, and the directory on which containers mount their roots.
+const SHARE: &str = "/run/runv/share";
+const ROOT: &str = "/run/runv/root";
+const CGROUPS: &str = "/sys/fs/cgroup";
+
+/// Turns debug lines on when it is on the kernel command line.
+const DEBUG_PARAMETER: &str = "runv.debug";
+
+/// Which step failed.
+#[derive(Debug, thiserror::Error)]
+pub enum EarlyError {
+    /// A directory.
+    #[error("cannot make the directory {path:?}")]
+    MakeDirectory {
+        /// Which one.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// A file system.
+    #[error("cannot mount {kind} on {place:?}")]
+    Mount {
+        /// Its type.
+        kind: &'static str,
+        /// Where.
+        place: &'static str,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The guest's root.
+    #[error("cannot give the guest's root a mount that can be pivoted away from")]
+    Root(#[source] io::Error),
+}
+
+struct GuestMount {
+    kind: &'static str,
+    source: &'static str,
+    place: &'static str,
+    flags: MountFlags,
+}
+
+const INERT: MountFlags = MountFlags::NOSUID.union(MountFlags::NOEXEC).union(MountFlags::NODEV);
+
+/// In this order.
+const MOUNTS: &[GuestMount] = &[
+    GuestMount { kind: "proc", source: "proc", place: "/proc", flags: INERT },
+    GuestMount { kind: "sysfs", source: "sysfs", place: "/sys", flags: INERT },
+    GuestMount {
+        kind: "devtmpfs",
+        source: "dev",
+        place: "/dev",
+        flags: MountFlags::NOSUID.union(MountFlags::NOEXEC),
+    },
+    GuestMount { kind: "cgroup2", source: "cgroup", place: CGROUPS, flags: INERT },
+    GuestMount { kind: "virtiofs", source: SHARE_TAG, place: SHARE, flags: MountFlags::empty() },
+];
+
+/// Prepares the guest; returns where things are in it.
+///
+/// # Errors
+///
+/// [`EarlyError`] names the file system.
+pub fn prepare() -> Result<GuestPlaces, EarlyError> {
+    for path in ["/proc", "/sys", "/dev", SHARE, ROOT] {
+        fs::create_dir_all(path).map_err(|source| EarlyError::MakeDirectory { path: path.into(), source })?;
+    }
+    for one in MOUNTS {
+        mount(one.source, one.place, one.kind, one.flags, None).map_err(|error| EarlyError::Mount {
+            kind: one.kind,
+            place: one.place,
+            source: error.into(),
+        })?;
+    }
+    make_root_pivotable().map_err(EarlyError::Root)?;
+    if fs::read_to_string("/proc/cmdline")
+        .is_ok_and(|line| line.split_whitespace().any(|word| word == DEBUG_PARAMETER))
+    {
+        kmsg::enable_debug();
+    }
+    // A kernel without it has no loopback to bring up; a workload that needs one will say so.
+    if let Err(error) = network::bring_loopback_up() {
+        kmsg::debug(|| format!("cannot bring the loopback interface up: {error}"));
+    }
+    Ok(GuestPlaces { share: SHARE.into(), root: ROOT.into(), cgroups: CGROUPS.into() })
+}
+
+/// pivot_root(2) refuses to move the kernel's first root, in which the initrd was unpacked. A bind mount of it
+/// on top of it can be moved; all containers inherit that as the root that they leave.
+fn make_root_pivotable() -> io::Result<()> {
+    let flags =
+        OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_RECURSIVE;
+    let tree = open_tree(CWD, Path::new("/"), flags)?;
+    move_mount(&tree, "", CWD, "/", MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?;
+    fchdir(&tree)?;
+    Ok(chroot(".")?)
+}

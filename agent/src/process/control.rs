@@ -1,0 +1,148 @@
+//! The socket between the agent and a container's init until that has executed the workload.
+//!
+//! Packets: from the init, `READY` with the pty's master if there is a terminal, or a failure (its kind, then
+//! its text); from the agent, `GO`. execve closes the init's end: that is the message of success.
+
+use std::io::{self, IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
+};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+use crate::failure::Failure;
+use crate::sys::event_loop::register;
+
+/// First byte of a packet; a failure's kind is never 0.
+const READY: u8 = 0;
+
+/// Longer explanations are cut.
+const LONGEST_MESSAGE: usize = 4096;
+
+/// The init's end: blocking.
+#[derive(Debug)]
+pub struct InitEnd(OwnedFd);
+
+/// The agent's end.
+#[derive(Debug)]
+pub struct AgentEnd(AsyncFd<OwnedFd>);
+
+/// What the init has said.
+#[derive(Debug)]
+pub enum Message {
+    /// The container is built; with the pty's master if there is a terminal.
+    Ready(Option<OwnedFd>),
+    /// It cannot be built, or the workload cannot be executed. The init ends.
+    Failed(Failure),
+    /// The socket was closed: the workload is being executed, or the init has died.
+    Closed,
+}
+
+/// A connected pair.
+///
+/// # Errors
+///
+/// Those of socketpair(2) and epoll_ctl(2).
+pub fn pair() -> io::Result<(AgentEnd, InitEnd)> {
+    let (agent, init) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
+    rustix::io::ioctl_fionbio(&agent, true)?;
+    Ok((AgentEnd(register(agent, Interest::READABLE)?), InitEnd(init)))
+}
+
+impl InitEnd {
+    /// Reports that the container is built.
+    ///
+    /// # Errors
+    ///
+    /// Those of sendmsg(2).
+    pub fn report_ready(&self, terminal: Option<BorrowedFd<'_>>) -> io::Result<()> {
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        let fds = terminal.as_slice();
+        if !fds.is_empty() {
+            control.push(SendAncillaryMessage::ScmRights(fds));
+        }
+        sendmsg(&self.0, &[IoSlice::new(&[READY])], &mut control, SendFlags::NOSIGNAL)?;
+        Ok(())
+    }
+
+    /// Reports a failure.
+    ///
+    /// # Errors
+    ///
+    /// Those of sendmsg(2).
+    pub fn report_failure(&self, failure: &Failure) -> io::Result<()> {
+        let mut bytes = failure.to_bytes();
+        bytes.truncate(LONGEST_MESSAGE);
+        rustix::net::send(&self.0, &bytes, SendFlags::NOSIGNAL)?;
+        Ok(())
+    }
+
+    /// Waits for the agent's word to execute the workload; false when the agent has gone or thought better.
+    pub fn wait_for_go(&self) -> bool {
+        loop {
+            match rustix::net::recv(&self.0, &mut [0; 1], RecvFlags::empty()) {
+                Ok((_, length)) => return length == 1,
+                Err(rustix::io::Errno::INTR) => {}
+                Err(_) => return false,
+            }
+        }
+    }
+}
+
+impl AsFd for InitEnd {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+impl AgentEnd {
+    /// Waits for the next message of the init.
+    ///
+    /// # Errors
+    ///
+    /// Those of recvmsg(2).
+    pub async fn receive(&self) -> io::Result<Message> {
+        loop {
+            let mut ready = self.0.readable().await?;
+            if let Ok(message) = ready.try_io(|socket| receive(socket.get_ref())) {
+                return message;
+            }
+        }
+    }
+
+    /// Lets the init execute the workload.
+    ///
+    /// # Errors
+    ///
+    /// Those of send(2); `EPIPE` when the init has died.
+    pub fn go(&self) -> io::Result<()> {
+        rustix::net::send(self.0.get_ref(), &[1], SendFlags::NOSIGNAL)?;
+        Ok(())
+    }
+}
+
+fn receive(socket: &OwnedFd) -> io::Result<Message> {
+    let mut bytes = [0; LONGEST_MESSAGE];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let received =
+        match recvmsg(socket, &mut [IoSliceMut::new(&mut bytes)], &mut control, RecvFlags::CMSG_CLOEXEC) {
+            // The peer has ended with a packet of ours unread.
+            Err(rustix::io::Errno::CONNRESET) => return Ok(Message::Closed),
+            other => other?,
+        };
+    let fd = control.drain().find_map(|message| match message {
+        RecvAncillaryMessage::ScmRights(mut fds) => fds.next(),
+        _ => None,
+    });
+    match bytes.get(..received.bytes).and_then(<[u8]>::split_first) {
+        None => Ok(Message::Closed),
+        Some((&READY, _)) => Ok(Message::Ready(fd)),
+        Some((&kind, text)) => Ok(Message::Failed(Failure::from_bytes(kind, text))),
+    }
+}

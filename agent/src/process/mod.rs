@@ -1,0 +1,38 @@
+//! A process of a container: from its description to its end.
+//!
+//! ```text
+//!   agent                                   container's init
+//!   spawn: pipes, clone3 into the cgroup -> child: namespaces, root, devices, terminal, user, lookup
+//!   create answers        <- control: ready (with the pty's master) | failure
+//!   start                 -> control: go
+//!   start answers         <- control: closed by a successful execve | failure
+//! ```
+
+pub mod child;
+pub mod console;
+pub mod control;
+pub mod executable;
+pub mod spawn;
+pub mod stdio;
+
+use std::ffi::CString;
+
+use crate::process::console::WindowSize;
+use crate::security::user::User;
+
+/// What is to be executed and as whom, checked.
+#[derive(Clone, Debug)]
+pub struct ProcessSpec {
+    /// At least one.
+    pub args: Vec<CString>,
+    /// `NAME=value`, each name once.
+    pub env: Vec<CString>,
+    /// Clean and absolute, in the container.
+    pub cwd: std::path::PathBuf,
+    /// Who it runs as.
+    pub user: User,
+    /// File mode creation mask.
+    pub umask: u32,
+    /// The terminal's first size, if it has a terminal.
+    pub terminal: Option<WindowSize>,
+}

@@ -1,0 +1,3 @@
+//! Who the workload is and what it may do.
+
+pub mod user;

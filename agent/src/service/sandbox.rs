@@ -1,0 +1,106 @@
+//! The end of the guest.
+//!
+//! The answer to `Shutdown` must reach the shim before the power goes, and with it all that is still on its way
+//! in the vsock device's queues. Only the shim knows when it has read that: it closes its connection, and
+//! then the power goes. A shim that does not is given a moment.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::sync::Notify;
+use tokio::time::timeout;
+
+use crate::container::Containers;
+use crate::kmsg;
+
+/// How long the shim may take to close its connection after the answer.
+const FAREWELL: Duration = Duration::from_millis(100);
+
+/// How long killed containers may take to end.
+const LAST_BREATH: Duration = Duration::from_secs(2);
+
+/// The power switch: turned by `Shutdown`, it acts when the shim has closed its connection.
+#[derive(Debug, Default)]
+pub struct Power {
+    turned: Notify,
+    client_closed: Notify,
+}
+
+impl Power {
+    /// Waits until the guest is to be powered off, and may be.
+    pub async fn may_go_off(&self) {
+        self.turned.notified().await;
+        // Whichever comes first: past this point nothing is lost that the shim wants.
+        let _ = timeout(FAREWELL, self.client_closed.notified()).await;
+    }
+}
+
+/// Kills every container and waits for their end, then turns the power switch.
+pub(super) async fn shut_down(containers: &Containers, power: &Power) {
+    let all = containers.all();
+    for container in all.iter().filter(|container| container.status().can_signal()) {
+        if let Err(error) = container.signal_all(libc::SIGKILL.unsigned_abs()) {
+            kmsg::debug(|| format!("shutdown: {error}"));
+        }
+    }
+    let ends = async {
+        for container in &all {
+            container.exited().await;
+        }
+    };
+    // What does not die now dies with the guest.
+    let _ = timeout(LAST_BREATH, ends).await;
+    rustix::fs::sync();
+    power.turned.notify_one();
+}
+
+/// A connection that tells the power switch when its client has closed it.
+#[derive(Debug)]
+pub struct Watched<C> {
+    connection: C,
+    power: Arc<Power>,
+}
+
+impl<C> Watched<C> {
+    /// Watches a connection.
+    pub fn new(connection: C, power: Arc<Power>) -> Self {
+        Self { connection, power }
+    }
+}
+
+impl<C: AsyncRead + Unpin> AsyncRead for Watched<C> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        let result = ready!(Pin::new(&mut self.connection).poll_read(context, buffer));
+        if result.is_err() || (buffer.filled().len() == before && buffer.remaining() > 0) {
+            self.power.client_closed.notify_one();
+        }
+        Poll::Ready(result)
+    }
+}
+
+impl<C: AsyncWrite + Unpin> AsyncWrite for Watched<C> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.connection).poll_write(context, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.connection).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.connection).poll_shutdown(context)
+    }
+}

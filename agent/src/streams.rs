@@ -1,0 +1,133 @@
+//! Stdio connections that the shim has opened, waiting to be claimed by a container, and the reverse.
+//!
+//! A connection begins with its token: 8 bytes, big endian, never 0. The number of connections that wait is
+//! bounded, and so is the time that either side waits for the other.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
+use tokio::sync::oneshot;
+use tokio::time::timeout;
+
+/// A byte stream to the shim: a vsock connection; a unix socket in tests.
+pub trait Connection: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Connection for T {}
+
+/// How long a connection or a container waits for its counterpart.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Connections that may wait at one time.
+const MOST_WAITING: usize = 64;
+
+/// Why a stream could not be had.
+#[derive(Debug, thiserror::Error)]
+pub enum StreamError {
+    /// The shim did not open it.
+    #[error("no connection with the stream token {token:#018x} arrived within {} s", PATIENCE.as_secs())]
+    Absent {
+        /// The token that was asked for.
+        token: u64,
+    },
+    /// Two processes, or two streams of one, asked for the same connection.
+    #[error("the stream token {token:#018x} is asked for twice")]
+    AskedTwice {
+        /// The token that was asked for.
+        token: u64,
+    },
+}
+
+enum Slot {
+    Arrived(Box<dyn Connection>),
+    Wanted(oneshot::Sender<Box<dyn Connection>>),
+}
+
+/// The meeting place.
+#[derive(Default)]
+pub struct Streams {
+    slots: Mutex<HashMap<u64, Slot>>,
+    unread: std::sync::atomic::AtomicUsize,
+}
+
+impl Streams {
+    /// Takes a new connection: reads its token and keeps it until it is claimed, for a while.
+    pub fn accept(self: &Arc<Self>, connection: Box<dyn Connection>) {
+        use std::sync::atomic::Ordering::Relaxed;
+        if self.unread.load(Relaxed) + self.slots().len() >= MOST_WAITING {
+            return;
+        }
+        self.unread.fetch_add(1, Relaxed);
+        let streams = Arc::clone(self);
+        tokio::spawn(async move {
+            let mut connection = connection;
+            let token = timeout(PATIENCE, connection.read_u64()).await;
+            streams.unread.fetch_sub(1, Relaxed);
+            let Ok(Ok(token)) = token else { return };
+            if token != 0 && streams.offer(token, connection) {
+                tokio::time::sleep(PATIENCE).await;
+                streams.forget(token);
+            }
+        });
+    }
+
+    /// Waits for the connection with that token.
+    ///
+    /// # Errors
+    ///
+    /// [`StreamError`] when it does not come in time or is claimed by another.
+    pub async fn claim(&self, token: u64) -> Result<Box<dyn Connection>, StreamError> {
+        let arrival = {
+            let mut slots = self.slots();
+            match slots.remove(&token) {
+                Some(Slot::Arrived(connection)) => return Ok(connection),
+                Some(wanted @ Slot::Wanted(_)) => {
+                    slots.insert(token, wanted);
+                    return Err(StreamError::AskedTwice { token });
+                }
+                None => {
+                    let (sender, receiver) = oneshot::channel();
+                    slots.insert(token, Slot::Wanted(sender));
+                    receiver
+                }
+            }
+        };
+        if let Ok(Ok(connection)) = timeout(PATIENCE, arrival).await {
+            return Ok(connection);
+        }
+        self.slots().remove(&token);
+        Err(StreamError::Absent { token })
+    }
+
+    /// Hands a connection to who waits for it, or keeps it; true if it is kept. A second connection with
+    /// the token of a kept one is dropped.
+    fn offer(&self, token: u64, connection: Box<dyn Connection>) -> bool {
+        let mut slots = self.slots();
+        match slots.remove(&token) {
+            Some(Slot::Wanted(sender)) => {
+                // If the claimant has just given up, the connection is dropped with the error.
+                let _ = sender.send(connection);
+                false
+            }
+            Some(arrived) => {
+                slots.insert(token, arrived);
+                false
+            }
+            None => {
+                slots.insert(token, Slot::Arrived(connection));
+                true
+            }
+        }
+    }
+
+    fn forget(&self, token: u64) {
+        let mut slots = self.slots();
+        if let Some(wanted @ Slot::Wanted(_)) = slots.remove(&token) {
+            slots.insert(token, wanted);
+        }
+    }
+
+    fn slots(&self) -> MutexGuard<'_, HashMap<u64, Slot>> {
+        self.slots.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,10 @@
+//! System calls that no library of ours wraps. With `process::child`, the agent's only unsafe code.
+//!
+//! Each function here is safe to call: what a caller has to keep is checked or is part of a type.
+
+pub mod clone3;
+pub mod event_loop;
+pub mod mount_api;
+pub mod network;
+pub mod port;
+pub mod signals;
