@@ -161,6 +161,16 @@ fn reboot_of_the_guest_is_reset() {
 }
 
 #[test]
+fn triple_fault_of_the_guest_is_told_from_a_reset() {
+    let files = tempfile::tempdir().unwrap();
+    let (mut config, _console) = config(files.path(), 1, "reset");
+    config.kernel_parameters.push("reboot=t".to_owned());
+    let mut vm = qemu().start(config).unwrap();
+    let exit = vm.wait().unwrap();
+    assert!(matches!(exit, VmExit::TripleFault { .. }), "{exit:?}");
+}
+
+#[test]
 fn panic_of_the_guest_is_reset_and_its_words_are_on_the_console() {
     let mut guest = Guest::start(1, "panic");
     let mut text = String::new();

@@ -27,6 +27,8 @@ pub(crate) struct Machine<'a> {
     /// A stream socket.
     pub(crate) qmp: RawFd,
     pub(crate) console: Console,
+    /// Where QEMU's log of CPU resets goes, a pipe. Only TCG writes one.
+    pub(crate) reset_log: Option<RawFd>,
     pub(crate) devices: Vec<Device<'a>>,
 }
 
@@ -94,6 +96,12 @@ pub(crate) fn arguments(machine: &Machine<'_>) -> Result<Vec<String>, ArgumentEr
             "driver": "isa-debug-exit", "iobase": DEBUG_EXIT_PORT, "iosize": 2,
         }),
     );
+    // To be reset by. Its mouse shares IRQ 12 with the first virtio device, but nobody uses it.
+    argv.json("-device", &json!({ "driver": "i8042" }));
+    if let Some(log) = machine.reset_log {
+        argv.option("-d", "cpu_reset");
+        argv.option("-D", &inherited(log));
+    }
     for (index, device) in machine.devices.iter().enumerate() {
         argv.option("-chardev", &format!("socket,id=device{index},fd={}", device.socket));
         argv.json("-device", &frontend(device.kind, &format!("device{index}"))?);
@@ -144,5 +152,94 @@ impl Argv {
 
     fn json(&mut self, name: &str, value: &serde_json::Value) {
         self.option(name, &value.to_string());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HOSTILE: &str = "a,id=x,driver=vfio \"q\" \\ 'é'\n-device {}";
+
+    fn machine<'a>(kinds: &'a [DeviceKind]) -> Machine<'a> {
+        let devices = kinds.iter().zip(70..).map(|(kind, socket)| Device { kind, socket }).collect();
+        Machine {
+            accelerator: Accelerator::Tcg,
+            cpus: NonZeroU8::new(2).unwrap(),
+            memory_mib: 256,
+            kernel: 64,
+            initrd: 65,
+            kernel_command_line: "console=ttyS0 a,b",
+            qmp: 66,
+            console: Console::Socket(67),
+            reset_log: Some(68),
+            devices,
+        }
+    }
+
+    fn fs(tag: &str) -> DeviceKind {
+        DeviceKind::Fs { tag: tag.to_owned() }
+    }
+
+    #[test]
+    fn whole_command_line() {
+        let kinds = [fs("runv"), DeviceKind::Vsock { guest_cid: 3 }, DeviceKind::Rng];
+        let expected = "-no-user-config -nodefaults -no-reboot -S -display none \
+            -machine microvm,acpi=off,rtc=on,isa-serial=on,memory-backend=ram -accel tcg -cpu max -smp 2 -m 256 \
+            -object {\"id\":\"ram\",\"qom-type\":\"memory-backend-memfd\",\"share\":true,\"size\":268435456} \
+            -kernel /proc/self/fd/64 -initrd /proc/self/fd/65 -append console=ttyS0|a,b \
+            -chardev socket,id=qmp,fd=66 -mon chardev=qmp,mode=control \
+            -chardev socket,id=console,fd=67 -serial chardev:console \
+            -device {\"driver\":\"isa-debug-exit\",\"iobase\":1281,\"iosize\":2} -device {\"driver\":\"i8042\"} \
+            -d cpu_reset -D /proc/self/fd/68 \
+            -chardev socket,id=device0,fd=70 \
+            -device {\"chardev\":\"device0\",\"driver\":\"vhost-user-fs-device\",\"tag\":\"runv\"} \
+            -chardev socket,id=device1,fd=71 \
+            -device {\"chardev\":\"device1\",\"driver\":\"vhost-user-vsock-device\"} \
+            -chardev socket,id=device2,fd=72 -device {\"chardev\":\"device2\",\"driver\":\"vhost-user-rng\"}";
+        let words: Vec<String> = expected.split(' ').map(|word| word.replace('|', " ")).collect();
+        assert_eq!(arguments(&machine(&kinds)).unwrap(), words);
+    }
+
+    #[test]
+    fn kvm_gets_the_hosts_cpu_and_no_log_of_resets() {
+        let machine = Machine { accelerator: Accelerator::Kvm, reset_log: None, ..machine(&[]) };
+        let words = arguments(&machine).unwrap().join(" ");
+        assert!(words.contains(" -accel kvm -cpu host "), "{words}");
+        assert!(!words.contains("cpu_reset"), "{words}");
+    }
+
+    #[test]
+    fn hostile_tag_stays_one_string() {
+        let ordinary = arguments(&machine(&[fs("runv")])).unwrap();
+        let kinds = [fs(HOSTILE)];
+        let hostile = arguments(&machine(&kinds)).unwrap();
+        assert_eq!(hostile.len(), ordinary.len());
+        let device: serde_json::Value = serde_json::from_str(hostile.last().unwrap()).unwrap();
+        assert_eq!(device["tag"], HOSTILE);
+        assert_eq!(device["driver"], "vhost-user-fs-device");
+        assert_eq!(hostile[..hostile.len() - 1], ordinary[..ordinary.len() - 1]);
+    }
+
+    #[test]
+    fn kernel_command_line_is_one_argument_as_it_is() {
+        let words = arguments(&Machine { kernel_command_line: HOSTILE, ..machine(&[]) }).unwrap();
+        let append = words.iter().position(|word| word == "-append").unwrap();
+        assert_eq!(words[append + 1], HOSTILE);
+    }
+
+    #[test]
+    fn console_that_is_no_socket_is_a_file() {
+        let words = arguments(&Machine { console: Console::File(9), ..machine(&[]) }).unwrap();
+        assert!(words.contains(&"file,id=console,path=/proc/self/fd/9,append=on".to_owned()));
+    }
+
+    #[test]
+    fn what_qemu_lacks_is_refused() {
+        let nine = vec![DeviceKind::Rng; MAX_DEVICES + 1];
+        assert_eq!(arguments(&machine(&nine)), Err(ArgumentError::TooManyDevices { count: 9 }));
+        assert!(arguments(&machine(&nine[1..])).is_ok());
+        let console = [DeviceKind::Console];
+        assert_eq!(arguments(&machine(&console)), Err(ArgumentError::NoConsoleFrontend));
     }
 }

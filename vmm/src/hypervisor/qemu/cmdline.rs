@@ -37,8 +37,8 @@ pub(crate) struct Boot<'a> {
 }
 
 pub(crate) fn kernel_command_line(boot: &Boot<'_>) -> Result<String, CommandLineError> {
-    // reboot=t: there is no keyboard controller to reset by, and the kernel would look for one.
-    let mut line = String::from("console=ttyS0 panic=-1 reboot=t");
+    // reboot=k: by the keyboard controller, so that a reset is no triple fault.
+    let mut line = String::from("console=ttyS0 panic=-1 reboot=k");
     line.push_str(if boot.verbose { " loglevel=8" } else { " quiet loglevel=1" });
     if boot.accelerator == Accelerator::Tcg {
         // The guest's TSC is the host's, and no timer is exact enough to measure it or each other by.
@@ -95,7 +95,7 @@ mod tests {
         assert!(emulated.contains(" quiet loglevel=1 tsc=reliable "), "{emulated}");
         assert!(emulated.ends_with(" tsc_early_khz=2500000 noapictimer a=1 b"), "{emulated}");
         let native = Boot { accelerator: Accelerator::Kvm, verbose: true, ..boot(&[]) };
-        assert_eq!(kernel_command_line(&native).unwrap(), "console=ttyS0 panic=-1 reboot=t loglevel=8");
+        assert_eq!(kernel_command_line(&native).unwrap(), "console=ttyS0 panic=-1 reboot=k loglevel=8");
     }
 
     #[test]

@@ -5,7 +5,8 @@
 //! | writes byte b to port 0x501 | exits with 2b+1, no event (isa-debug-exit up to QEMU 9) |
 //! | the same, newer QEMU | event SHUTDOWN guest-shutdown, exits with 2b+1 |
 //! | resets itself (a panic does) | event SHUTDOWN guest-reset, exits with 0 because of -no-reboot |
-//! | triple-faults | the same: QEMU does not tell it from a reset |
+//! | triple-faults under TCG | the same, and writes "Triple fault" to its log of CPU resets |
+//! | triple-faults under KVM | the same as for a reset: it cannot be told from one |
 //!
 //! QEMU's own failures exit with 1, or abort. Hence the agent must write a byte that is not 0.
 
@@ -23,6 +24,9 @@ pub(crate) fn classify(status: ExitStatus, observed: &Observed) -> VmExit {
     }
     match observed.shutdown {
         Some(ShutdownReason::GuestShutdown) => VmExit::Shutdown,
+        Some(ShutdownReason::GuestReset) if observed.triple_fault => {
+            VmExit::TripleFault { registers: "unknown, for QEMU does not log them".to_owned() }
+        }
         Some(ShutdownReason::GuestReset) => VmExit::Reset,
         // QEMU ends cleanly at SIGTERM, SIGINT and SIGHUP, and does not say in QMP which it was.
         Some(ShutdownReason::HostSignal) => VmExit::Killed { signal: signal_of(&observed.stderr) },
@@ -84,6 +88,12 @@ mod tests {
     #[test]
     fn guest_reset_is_reset() {
         assert_eq!(classify(exited(0), &after(ShutdownReason::GuestReset)), VmExit::Reset);
+    }
+
+    #[test]
+    fn triple_fault_is_a_reset_that_the_log_explains() {
+        let observed = Observed { triple_fault: true, ..after(ShutdownReason::GuestReset) };
+        assert!(matches!(classify(exited(0), &observed), VmExit::TripleFault { .. }));
     }
 
     #[test]

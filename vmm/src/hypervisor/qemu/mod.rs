@@ -8,8 +8,8 @@
 //! - `qmp`: the control protocol; `watch`: the one thread of each machine, which reads QMP and stderr
 //! - `program`: where QEMU is
 //!
-//! Limits of QEMU that the driver tells as errors or cannot tell: 8 devices, no vhost-user console, and a
-//! triple fault looks like a reset, so [`VmExit::Reset`] stands for both.
+//! Limits of QEMU: 8 devices and no vhost-user console, which are errors; and with KVM a triple fault looks
+//! like a reset, so [`VmExit::Reset`] stands for both there.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -21,12 +21,13 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use command_fds::{CommandFdExt, FdMapping};
+use rustix::pipe::{PipeFlags, pipe_with};
 use serde::{Deserialize, Serialize};
 
 use self::args::{Console, Device, Machine};
 use self::cmdline::Boot;
 use self::qmp::{Client, QmpError};
-use self::watch::Watch;
+use self::watch::{Sources, Watch};
 use super::process::{BoundProcess, FIRST_INHERITED_FD};
 use super::{Hypervisor, StartError, Vm, VmError, VmExit};
 use crate::config::{MIN_MEMORY_MIB, VmConfig};
@@ -39,6 +40,9 @@ mod qmp;
 mod stderr;
 mod tsc;
 mod watch;
+
+#[cfg(test)]
+mod conversation_tests;
 
 pub use program::{ProgramError, find_program, version};
 
@@ -66,16 +70,27 @@ pub struct Qemu {
 
 impl Hypervisor for Qemu {
     fn start(&self, config: VmConfig) -> Result<Box<dyn Vm>, StartError> {
-        let (ours, theirs) = UnixStream::pair().map_err(host("make a socket pair"))?;
-        let command = self.command(config, theirs)?;
+        let (ours, qmp) = UnixStream::pair().map_err(host("make a socket pair"))?;
+        let (reset_log, log_writer) = match self.accelerator {
+            Accelerator::Tcg => {
+                pipe_with(PipeFlags::CLOEXEC).map(|(ours, theirs)| (Some(ours), Some(theirs)))
+            }
+            Accelerator::Kvm => Ok((None, None)),
+        }
+        .map_err(|errno| host("make a pipe")(errno.into()))?;
+        let command = self.command(config, qmp.into(), log_writer)?;
         let mut process = BoundProcess::spawn(command)
             .map_err(|source| StartError::Spawn { program: self.program.clone(), source })?;
         let stderr = process.take_stderr().ok_or_else(|| StartError::Host {
             step: "read QEMU's standard error",
             source: io::ErrorKind::NotFound.into(),
         })?;
-        let reader = ours.try_clone().map_err(host("duplicate a socket"))?;
-        let (watch, messages) = Watch::start(reader, stderr).map_err(host("start a thread"))?;
+        let sources = Sources {
+            qmp: ours.try_clone().map_err(host("duplicate a socket"))?,
+            stderr,
+            reset_log: reset_log.map(File::from),
+        };
+        let (watch, messages) = Watch::start(sources).map_err(host("start a thread"))?;
         let mut client = Client::new(ours, messages, PATIENCE).map_err(host("set up a socket"))?;
         match client.negotiate().and_then(|()| client.execute("cont")) {
             Ok(()) => Ok(Box::new(Running { process, client, watch: Some(watch), exit: None })),
@@ -86,7 +101,12 @@ impl Hypervisor for Qemu {
 
 impl Qemu {
     /// Consumes the configuration's descriptors into the command.
-    fn command(&self, config: VmConfig, qmp: UnixStream) -> Result<Command, StartError> {
+    fn command(
+        &self,
+        config: VmConfig,
+        qmp: OwnedFd,
+        reset_log: Option<OwnedFd>,
+    ) -> Result<Command, StartError> {
         let calibration = tsc::Calibration::start();
         if config.memory_mib < MIN_MEMORY_MIB {
             let text = format!("{} MiB of memory, but the least is {MIN_MEMORY_MIB}", config.memory_mib);
@@ -95,7 +115,8 @@ impl Qemu {
         let mut inherited = Inherited::default();
         let kernel = inherited.add(open_kernel(&config.kernel)?.into());
         let initrd = inherited.add(open_file("initrd", &config.initrd)?.into());
-        let qmp = inherited.add(qmp.into());
+        let qmp = inherited.add(qmp);
+        let reset_log = reset_log.map(|log| inherited.add(log));
         let console = inherited.add_console(config.console)?;
         let (kinds, sockets): (Vec<_>, Vec<_>) =
             config.devices.into_iter().map(|device| (device.kind, device.socket)).unzip();
@@ -126,6 +147,7 @@ impl Qemu {
             kernel_command_line: &kernel_command_line,
             qmp,
             console,
+            reset_log,
             devices,
         })
         .map_err(|error| StartError::Config(error.to_string()))?;

@@ -1,6 +1,7 @@
-//! The thread that reads all that a QEMU process says: its QMP connection and its standard error.
+//! The thread that reads all that a QEMU process says: its QMP connection, its standard error and its log of
+//! CPU resets.
 //!
-//! It runs until both are at their end, that is, until the process is gone. It is needed because QEMU keeps
+//! It runs until all are at their end, that is, until the process is gone. It is needed because QEMU keeps
 //! in memory what nobody reads, and a guest can cause events and warnings for as long as it runs.
 //! It shares nothing: replies go out through a channel, what it saw comes back when it is joined.
 
@@ -23,10 +24,20 @@ const MAX_PENDING: usize = 8;
 pub(crate) struct Observed {
     /// From the first SHUTDOWN event.
     pub(crate) shutdown: Option<ShutdownReason>,
+    /// The log of CPU resets tells of a triple fault.
+    pub(crate) triple_fault: bool,
     /// Last lines of the standard error.
     pub(crate) stderr: String,
     /// How QEMU broke QMP.
     pub(crate) violation: Option<&'static str>,
+}
+
+/// The ends of a process's output that are read.
+#[derive(Debug)]
+pub(crate) struct Sources {
+    pub(crate) qmp: UnixStream,
+    pub(crate) stderr: File,
+    pub(crate) reset_log: Option<File>,
 }
 
 /// A running reader.
@@ -36,11 +47,11 @@ pub(crate) struct Watch(JoinHandle<Observed>);
 impl Watch {
     /// Starts reading. Greeting and replies come out of the channel, which closes when the QMP connection
     /// does.
-    pub(crate) fn start(qmp: UnixStream, stderr: File) -> io::Result<(Self, Receiver<Message>)> {
+    pub(crate) fn start(sources: Sources) -> io::Result<(Self, Receiver<Message>)> {
         let (sender, receiver) = sync_channel(MAX_PENDING);
         let thread = thread::Builder::new()
             .name("qemu-watch".to_owned())
-            .spawn(move || Reader::new(qmp, stderr, sender).run())?;
+            .spawn(move || Reader::new(sources, sender).run())?;
         Ok((Self(thread), receiver))
     }
 
@@ -53,10 +64,19 @@ impl Watch {
     }
 }
 
+#[derive(Debug, Default)]
+struct Ready {
+    qmp: bool,
+    stderr: bool,
+    reset_log: bool,
+}
+
 struct Reader {
     qmp: Option<UnixStream>,
     stderr: Option<File>,
+    reset_log: Option<File>,
     lines: LineBuffer,
+    log_lines: LineBuffer,
     /// None once QEMU broke the protocol: its further bytes are read and dropped.
     sender: Option<SyncSender<Message>>,
     tail: Tail,
@@ -64,11 +84,13 @@ struct Reader {
 }
 
 impl Reader {
-    fn new(qmp: UnixStream, stderr: File, sender: SyncSender<Message>) -> Self {
+    fn new(sources: Sources, sender: SyncSender<Message>) -> Self {
         Self {
-            qmp: Some(qmp),
-            stderr: Some(stderr),
+            qmp: Some(sources.qmp),
+            stderr: Some(sources.stderr),
+            reset_log: sources.reset_log,
             lines: LineBuffer::default(),
+            log_lines: LineBuffer::default(),
             sender: Some(sender),
             tail: Tail::default(),
             observed: Observed::default(),
@@ -77,18 +99,24 @@ impl Reader {
 
     fn run(mut self) -> Observed {
         let mut buffer = [0; 4096];
-        while self.qmp.is_some() || self.stderr.is_some() {
-            let (qmp_ready, stderr_ready) = self.wait();
-            if qmp_ready {
+        while self.qmp.is_some() || self.stderr.is_some() || self.reset_log.is_some() {
+            let ready = self.wait();
+            if ready.qmp {
                 match read_some(self.qmp.as_mut(), &mut buffer) {
                     Some(bytes) => self.take_qmp(bytes),
                     None => (self.qmp, self.sender) = (None, None),
                 }
             }
-            if stderr_ready {
+            if ready.stderr {
                 match read_some(self.stderr.as_mut(), &mut buffer) {
                     Some(bytes) => self.tail.push(bytes),
                     None => self.stderr = None,
+                }
+            }
+            if ready.reset_log {
+                match read_some(self.reset_log.as_mut(), &mut buffer) {
+                    Some(bytes) => self.take_log(bytes),
+                    None => self.reset_log = None,
                 }
             }
         }
@@ -96,20 +124,29 @@ impl Reader {
         self.observed
     }
 
-    /// Which of the two can be read without blocking.
-    fn wait(&self) -> (bool, bool) {
-        let mut fds = Vec::with_capacity(2);
+    /// Which can be read without blocking.
+    fn wait(&self) -> Ready {
+        let mut fds = Vec::with_capacity(3);
         fds.extend(self.qmp.iter().map(|qmp| PollFd::new(qmp, PollFlags::IN)));
         fds.extend(self.stderr.iter().map(|stderr| PollFd::new(stderr, PollFlags::IN)));
+        fds.extend(self.reset_log.iter().map(|log| PollFd::new(log, PollFlags::IN)));
         if let Err(error) = poll(&mut fds, None) {
             // Only EINTR is possible here: the loop asks again.
             tracing::trace!(%error, "poll on QEMU's output");
-            return (false, false);
+            return Ready::default();
         }
         let mut ready = fds.iter().map(|fd| !fd.revents().is_empty());
-        let qmp = self.qmp.is_some() && ready.next() == Some(true);
-        let stderr = self.stderr.is_some() && ready.next() == Some(true);
-        (qmp, stderr)
+        Ready {
+            qmp: self.qmp.is_some() && ready.next() == Some(true),
+            stderr: self.stderr.is_some() && ready.next() == Some(true),
+            reset_log: self.reset_log.is_some() && ready.next() == Some(true),
+        }
+    }
+
+    fn take_log(&mut self, bytes: &[u8]) {
+        // A line that is too long is none that is looked for.
+        let lines = self.log_lines.push(bytes).unwrap_or_default();
+        self.observed.triple_fault |= lines.iter().any(|line| line == b"Triple fault\n");
     }
 
     fn take_qmp(&mut self, bytes: &[u8]) {
