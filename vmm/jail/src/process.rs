@@ -1,0 +1,54 @@
+#![allow(unsafe_code, reason = "signal dispositions have no safe wrapper")]
+//! Privileges, limits and signals of a confined process. Each call affects the whole process: make it while
+//! there is one thread.
+
+use std::io;
+
+use rustix::fs::Mode;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit, umask};
+use rustix::thread::set_no_new_privs;
+
+/// No `execve` of this process or its children gains privileges any more.
+///
+/// # Errors
+/// The kernel refuses; it has known this since Linux 3.5.
+pub fn forbid_new_privileges() -> io::Result<()> {
+    Ok(set_no_new_privs(true)?)
+}
+
+/// Files get exactly the mode that the guest asks for.
+pub fn clear_umask() {
+    umask(Mode::empty());
+}
+
+/// Ctrl-C on the terminal reaches every process of the foreground group, but what it means is for the shim to
+/// say.
+///
+/// # Errors
+/// None are known; the kernel's answer is passed on.
+pub fn ignore_interrupt() -> io::Result<()> {
+    // SAFETY: SIG_IGN installs no handler, so no code of ours can run in signal context.
+    let previous = unsafe { libc::signal(libc::SIGINT, libc::SIG_IGN) };
+    if previous == libc::SIG_ERR { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Raises the limit of open descriptors towards `wanted` as far as the process may, and returns what it is now.
+///
+/// # Errors
+/// The kernel refuses even the present hard limit.
+pub fn raise_open_files(wanted: u64) -> io::Result<u64> {
+    let present = getrlimit(Resource::Nofile);
+    let hard = present.maximum.unwrap_or(u64::MAX);
+    let soft = present.current.unwrap_or(u64::MAX);
+    if soft >= wanted {
+        return Ok(soft);
+    }
+    // Above the hard limit is for CAP_SYS_RESOURCE alone.
+    let above = Rlimit { current: Some(wanted), maximum: Some(wanted.max(hard)) };
+    if setrlimit(Resource::Nofile, above).is_ok() {
+        return Ok(wanted);
+    }
+    let reachable = wanted.min(hard);
+    setrlimit(Resource::Nofile, Rlimit { current: Some(reachable), maximum: present.maximum })?;
+    Ok(reachable)
+}
