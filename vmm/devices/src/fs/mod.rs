@@ -1,0 +1,112 @@
+//! virtio-fs (virtio 1.2 section 5.11): virtiofsd as a library serves what [`share`] shows of the host.
+//!
+//! FUSE, path resolution and credentials are virtiofsd's. Here is the queue work: virtiofsd's own vhost-user
+//! backend ends the process at the first chain that it cannot read, and would bring a thread pool along.
+//! One thread serves all requests, in order: a pool of threads costs two wake-ups per request and gains only
+//! where the host's disk, not the guest, is what one waits for.
+
+use std::io;
+
+use virtiofsd::descriptor_utils::{Reader, Writer};
+use virtiofsd::fuse::{InHeader, Opcode, OutHeader};
+use virtiofsd::passthrough::PassthroughFs;
+use virtiofsd::server::Server;
+
+use crate::device::Device;
+use crate::queue::{Chain, DeviceQueue, GuestRam};
+
+pub mod options;
+pub mod share;
+
+/// Bytes of a tag in the configuration space (virtio 1.2 section 5.11.4).
+pub const MAX_TAG: usize = 36;
+
+/// One queue for urgent requests, one for all others (virtio 1.2 section 5.11.2).
+const QUEUE_COUNT: usize = 2;
+
+/// The device.
+pub struct FsDevice {
+    server: Server<PassthroughFs>,
+    config: Vec<u8>,
+}
+
+/// Why the share cannot be served.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "the message is the documentation")]
+pub enum FsError {
+    #[error("{0:?}: the tag of a share has between 1 and 36 bytes")]
+    Tag(String),
+    #[error("cannot open /proc/self/fd for the share")]
+    ProcSelfFd(#[source] io::Error),
+    #[error("cannot open the share")]
+    Open(#[source] io::Error),
+    #[error(
+        "only {0} descriptors may be open in the device process, too few to serve a share; raise the limit of open files (ulimit -n)"
+    )]
+    TooFewFiles(u64),
+}
+
+impl FsDevice {
+    /// Serves `file_system` under `tag`.
+    ///
+    /// # Errors
+    /// The tag does not fit.
+    pub fn new(file_system: PassthroughFs, tag: &str) -> Result<Self, FsError> {
+        check_tag(tag)?;
+        let mut config = tag.as_bytes().to_vec();
+        config.resize(MAX_TAG, 0);
+        let request_queues: u32 = 1;
+        config.extend(request_queues.to_le_bytes());
+        Ok(Self { server: Server::new(file_system), config })
+    }
+
+    /// Serves one request; returns how many bytes the reply has.
+    fn serve(&self, memory: &GuestRam, chain: Chain<'_>) -> u32 {
+        let Ok(mut peek) = Reader::new(memory, chain.clone()) else { return 0 };
+        let Ok(header) = peek.read_obj::<InHeader>() else { return 0 };
+        let (Ok(reader), Ok(writer)) = (Reader::new(memory, chain.clone()), Writer::new(memory, chain))
+        else {
+            return 0;
+        };
+        // virtiofsd panics where a reply does not even have room for its header. (A driver that changes the
+        // opcode after this look still ends this process, which is its own sandbox's alone.)
+        if writer.available_bytes() < size_of::<OutHeader>() && expects_reply(header.opcode) {
+            return 0;
+        }
+        let reply = self.server.handle_message(reader, writer, None::<&mut ()>);
+        reply.ok().and_then(|length| u32::try_from(length).ok()).unwrap_or(0)
+    }
+}
+
+/// Checks a tag against virtio 1.2 section 5.11.4.
+///
+/// # Errors
+/// It is empty, too long, or has a NUL, which would end it early.
+pub fn check_tag(tag: &str) -> Result<(), FsError> {
+    if tag.is_empty() || tag.len() > MAX_TAG || tag.contains('\0') {
+        return Err(FsError::Tag(tag.to_owned()));
+    }
+    Ok(())
+}
+
+/// Whether a FUSE request is answered (`fuse_force_forget` and its kin in Linux's fs/fuse/dev.c send without).
+fn expects_reply(opcode: u32) -> bool {
+    const NO_REPLY: [Opcode; 4] = [Opcode::Forget, Opcode::BatchForget, Opcode::Interrupt, Opcode::Destroy];
+    !NO_REPLY.iter().any(|&silent| silent as u32 == opcode)
+}
+
+impl Device for FsDevice {
+    fn queue_count(&self) -> usize {
+        QUEUE_COUNT
+    }
+
+    fn config(&self) -> Vec<u8> {
+        self.config.clone()
+    }
+
+    fn process_queue(&mut self, index: usize, queues: &mut [DeviceQueue<'_>]) {
+        if let Some(queue) = queues.get_mut(index) {
+            queue.drain(|memory, chain| self.serve(memory, chain));
+        }
+    }
+}
