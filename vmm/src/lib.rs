@@ -2,7 +2,10 @@
 //! ([`hypervisor`]).
 //!
 //! Knows nothing of OCI, containers or agents. The embedded VMM itself is the program `runv-vmm` of this
-//! package; callers reach it through the driver `builtin` only, so none of it is exported here.
+//! package; callers reach it through the driver `builtin` only, so none of it is exported here, but for the
+//! wire between the two (`control`), which is nobody else's business.
 
 pub mod config;
+#[doc(hidden)]
+pub mod control;
 pub mod hypervisor;

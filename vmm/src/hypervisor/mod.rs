@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::VmConfig;
 
+pub mod builtin;
 mod error;
 pub mod probe;
 mod process;

@@ -1,0 +1,83 @@
+//! The kernel command line.
+
+use std::fmt::Write;
+
+use crate::arch::x86_64::layout::{COMMAND_LINE_SIZE, VIRTIO_SIZE, VirtioSlot};
+
+/// What is always there:
+/// - `console=ttyS0`: the serial port is where a dying kernel says why.
+/// - `reboot=k`: reset by the keyboard controller, which is one exit; other ways are tried before otherwise.
+/// - `panic=-1`: reset at once after a panic: the machine's end is the message.
+/// - `no_timer_check`: there is no legacy timer whose wiring could be checked.
+/// - `tsc=reliable`: no watchdog compares the TSC with a worse clock.
+const ALWAYS: &str = "console=ttyS0 reboot=k panic=-1 no_timer_check tsc=reliable";
+
+/// Only emergencies go to the console: each character costs an exit.
+const QUIET: &str = "quiet loglevel=1";
+
+/// All messages go to the console, from the first on.
+const VERBOSE: &str = "ignore_loglevel earlyprintk=ttyS0";
+
+/// The command line cannot be made.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum CommandLineError {
+    #[error("kernel parameter {0:?} is not one printable word")]
+    Word(String),
+    #[error("the kernel command line is longer than {} bytes", COMMAND_LINE_SIZE - 1)]
+    TooLong,
+}
+
+/// Builds the command line, without its terminating zero.
+pub(crate) fn command_line(
+    verbose: bool,
+    devices: &[VirtioSlot],
+    parameters: &[String],
+) -> Result<String, CommandLineError> {
+    let mut line = format!("{ALWAYS} {}", if verbose { VERBOSE } else { QUIET });
+    for slot in devices {
+        // Writing to a string cannot fail.
+        let _ = write!(line, " virtio_mmio.device={VIRTIO_SIZE:#x}@{:#x}:{}", slot.base, slot.line);
+    }
+    for parameter in parameters {
+        if parameter.is_empty() || !parameter.bytes().all(|byte| byte.is_ascii_graphic()) {
+            return Err(CommandLineError::Word(parameter.clone()));
+        }
+        line.push(' ');
+        line.push_str(parameter);
+    }
+    if line.len() < COMMAND_LINE_SIZE { Ok(line) } else { Err(CommandLineError::TooLong) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn devices_and_parameters_follow_the_fixed_words() {
+        let devices = [VirtioSlot { base: 0xd000_0000, line: 5 }, VirtioSlot { base: 0xd000_1000, line: 6 }];
+        let line = command_line(false, &devices, &["a=b".to_owned(), "c".to_owned()]).unwrap();
+        assert_eq!(
+            line.strip_prefix(ALWAYS).unwrap(),
+            " quiet loglevel=1 virtio_mmio.device=0x1000@0xd0000000:5 \
+             virtio_mmio.device=0x1000@0xd0001000:6 a=b c"
+        );
+        assert!(command_line(true, &[], &[]).unwrap().ends_with(VERBOSE));
+    }
+
+    #[test]
+    fn parameters_that_are_not_one_word_are_refused() {
+        for bad in ["", "a b", "a\nb", "a\0", "tab\t", "ä"] {
+            let result = command_line(false, &[], &[bad.to_owned()]);
+            assert_eq!(result, Err(CommandLineError::Word(bad.to_owned())));
+        }
+    }
+
+    #[test]
+    fn a_line_longer_than_the_kernel_reads_is_refused() {
+        let fixed = command_line(false, &[], &[]).unwrap().len();
+        let fits = "x".repeat(COMMAND_LINE_SIZE - 1 - fixed - 1);
+        let too_long = [fits.clone() + "x"];
+        assert_eq!(command_line(false, &[], &[fits]).unwrap().len(), COMMAND_LINE_SIZE - 1);
+        assert_eq!(command_line(false, &[], &too_long), Err(CommandLineError::TooLong));
+    }
+}
