@@ -2,7 +2,7 @@
 
 use std::io;
 
-use agent_protocol::POWER_OFF_PORT;
+use agent_protocol::{POWER_OFF_BYTE, POWER_OFF_PORT};
 use rustix::system::{RebootCommand, reboot};
 
 use crate::{kmsg, sys};
@@ -13,7 +13,7 @@ use crate::{kmsg, sys};
 /// which the VMM reports as such.
 pub fn off() -> io::Error {
     rustix::fs::sync();
-    let port = sys::port::write_byte(POWER_OFF_PORT, 0);
+    let port = sys::port::write_byte(POWER_OFF_PORT, POWER_OFF_BYTE);
     kmsg::debug(|| format!("no power-off port ({port:?}): resetting"));
     match reboot(RebootCommand::Restart) {
         Ok(()) => io::Error::other("the guest survived its reset"),

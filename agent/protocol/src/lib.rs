@@ -42,5 +42,9 @@ pub const HELLO: &[u8] = b"runv-agent 1\n";
 /// Tag of the virtio-fs share that holds the root file systems and bind mounts.
 pub const SHARE_TAG: &str = "runv";
 
-/// I/O port of the debug-exit device: any byte written there powers the guest off.
+/// I/O port of the debug-exit device: [`POWER_OFF_BYTE`] written there powers the guest off.
 pub const POWER_OFF_PORT: u16 = 0x501;
+
+/// What is written to [`POWER_OFF_PORT`]. QEMU exits with twice the byte plus 1, so that 0 would look like a
+/// failure of QEMU's own.
+pub const POWER_OFF_BYTE: u8 = 0x10;

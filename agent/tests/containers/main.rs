@@ -1,0 +1,51 @@
+//! Containers built for real on this host: namespaces, mounts, cgroup, stdio; all but the VM.
+//!
+//! Needs root, a cgroup v2 mount and busybox (Debian: busybox-static). The harness has one thread, because
+//! the agent has: its children are forks.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::cast_possible_truncation,
+    reason = "a test without the standard harness is still a test"
+)]
+
+mod guest;
+
+mod errors;
+mod filesystem;
+mod hostile;
+mod life;
+mod process;
+mod stdio;
+mod terminal;
+
+use libtest_mimic::{Arguments, Trial};
+
+/// A test gets a fresh guest and panics to fail.
+type Test = (&'static str, fn());
+
+fn main() {
+    let mut arguments = Arguments::from_args();
+    arguments.test_threads = Some(1);
+    guest::enter();
+    let groups: [(&str, &[Test]); 7] = [
+        ("errors", errors::TESTS),
+        ("filesystem", filesystem::TESTS),
+        ("hostile", hostile::TESTS),
+        ("life", life::TESTS),
+        ("process", process::TESTS),
+        ("stdio", stdio::TESTS),
+        ("terminal", terminal::TESTS),
+    ];
+    let trials = groups.into_iter().flat_map(|(group, tests)| {
+        tests.iter().map(move |&(name, test)| {
+            Trial::test(format!("{group}::{name}"), move || {
+                test();
+                Ok(())
+            })
+        })
+    });
+    libtest_mimic::run(&arguments, trials.collect()).exit();
+}
