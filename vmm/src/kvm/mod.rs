@@ -9,3 +9,6 @@ pub(crate) mod capabilities;
 pub(crate) mod exit;
 pub(crate) mod vcpu;
 pub(crate) mod vm;
+
+#[cfg(test)]
+mod tests;

@@ -339,3 +339,6 @@ fn set_half(value: &mut u64, select: u32, part: u32) {
         _ => {}
     }
 }
+
+#[cfg(test)]
+mod tests;
