@@ -214,6 +214,61 @@ fn kill_is_told_from_other_ends() {
 }
 
 #[test]
+fn polite_kill_from_outside_is_told_too() {
+    let mut guest = Guest::start(1, "count");
+    guest.expect("guest: 0");
+    let pid = i32::try_from(guest.vm.pid()).unwrap();
+    let pid = rustix::process::Pid::from_raw(pid).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    assert_eq!(guest.vm.wait().unwrap(), VmExit::Killed { signal: libc::SIGTERM });
+}
+
+#[test]
+fn console_may_be_a_pipe() {
+    let files = tempfile::tempdir().unwrap();
+    let (mut config, _console) = config(files.path(), 1, "shutdown");
+    let (mut reader, writer) = std::io::pipe().unwrap();
+    config.console = writer.into();
+    let mut vm = qemu().start(config).unwrap();
+    let mut text = String::new();
+    reader.read_to_string(&mut text).unwrap();
+    assert!(text.contains("guest: up"), "{text}");
+    assert_eq!(vm.wait().unwrap(), VmExit::Shutdown);
+}
+
+#[test]
+fn program_that_cannot_run_is_an_error_that_names_it() {
+    let files = tempfile::tempdir().unwrap();
+    let (config, _console) = config(files.path(), 1, "shutdown");
+    let qemu = Qemu { program: "/no/qemu".into(), accelerator: Accelerator::Tcg };
+    let error = qemu.start(config).map(drop).unwrap_err();
+    assert_eq!(error.to_string(), "cannot run /no/qemu");
+}
+
+#[test]
+fn guest_files_that_are_missing_or_wrong_are_errors_that_name_them() {
+    let files = tempfile::tempdir().unwrap();
+    let start = |change: fn(&mut VmConfig)| {
+        let (mut config, _console) = config(files.path(), 1, "shutdown");
+        change(&mut config);
+        let error = qemu().start(config).map(drop).unwrap_err();
+        let source = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
+        format!("{error}: {source}")
+    };
+    let missing = start(|config| config.initrd = "/no/initrd".into());
+    assert!(missing.starts_with("cannot use the initrd /no/initrd: No such file"), "{missing}");
+    let not_elf = start(|config| config.kernel = "/etc/passwd".into());
+    assert!(
+        not_elf.starts_with("cannot use the guest kernel /etc/passwd: it is not an ELF file"),
+        "{not_elf}"
+    );
+    let folder = start(|config| config.kernel = "/etc".into());
+    assert!(folder.ends_with("/etc: it is not a regular file"), "{folder}");
+    let small = start(|config| config.memory_mib = 1);
+    assert!(small.starts_with("invalid machine: 1 MiB of memory"), "{small}");
+}
+
+#[test]
 fn dropped_machine_leaves_no_process() {
     let mut guest = Guest::start(1, "count");
     guest.expect("guest: up");
