@@ -70,7 +70,7 @@ fn the_hostname_is_the_bundles() -> Result<()> {
 fn nothing_of_the_host_or_the_agent_is_inherited() -> Result<()> {
     let _order = together();
     let bundle = Bundle::shell(
-        "env | grep -v -e ^SHLVL= -e ^PWD= | sort; ls /proc/self/fd; ls /; readlink /proc/self/cwd",
+        "env | grep -v -e ^SHLVL= -e ^PWD= -e ^HOME= | sort; ls /proc/self/fd; ls /; readlink /proc/self/cwd",
     )?;
     let finished = Sandbox::run(&bundle)?.finish()?.expect_code(0)?;
     let expected = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin\nTERM=xterm\n\

@@ -25,7 +25,8 @@ enum Moment {
 /// Kills `victim` of a sandbox at a random point of `moment`.
 fn kill(victim: Role, moment: Moment, random: u64) -> Result<()> {
     let deadline = Deadline::generous()?;
-    let running = Sandbox::run(&Bundle::shell("echo ready; sleep 1000")?)?.start()?;
+    let bundle = Bundle::shell("echo ready; sleep 1000")?;
+    let running = Sandbox::run(&bundle)?.start()?;
     let process = running.process(victim, deadline)?;
     let spread_ms = match moment {
         Moment::Start => 20,

@@ -8,7 +8,8 @@ use rustix::process::Signal;
 fn signals_are_forwarded() -> Result<()> {
     let _order = together();
     let deadline = Deadline::generous()?;
-    let running = Sandbox::run(&Bundle::new(&["probe", "signals"])?)?.start()?;
+    let bundle = Bundle::new(&["probe", "signals"])?;
+    let running = Sandbox::run(&bundle)?.start()?;
     running.stdout().wait_for("ready\n", deadline)?;
     for (signal, name) in [
         (Signal::INT, "SIGINT"),
@@ -29,7 +30,8 @@ fn signals_are_forwarded() -> Result<()> {
 fn sigterm_before_the_workload_runs_ends_the_sandbox() -> Result<()> {
     let _order = together();
     let deadline = Deadline::generous()?;
-    let running = Sandbox::run(&Bundle::shell("echo started; sleep 1000")?)?.start()?;
+    let bundle = Bundle::shell("echo started; sleep 1000")?;
+    let running = Sandbox::run(&bundle)?.start()?;
     running.process(e2e::Role::Vmm, deadline)?;
     running.signal(Signal::TERM)?;
     let finished = running.finish(deadline)?;

@@ -47,7 +47,8 @@ fn every_byte_value_passes_both_ways() -> Result<()> {
 fn a_line_is_answered_while_stdin_stays_open() -> Result<()> {
     let _order = together();
     let deadline = Deadline::generous()?;
-    let mut running = Sandbox::run(&Bundle::new(&["cat"])?)?.start()?;
+    let bundle = Bundle::new(&["cat"])?;
+    let mut running = Sandbox::run(&bundle)?.start()?;
     for line in ["one\n", "two\n"] {
         running.stdin()?.write_all(line.as_bytes())?;
         running.stdout().wait_for(line, deadline)?;
@@ -61,7 +62,8 @@ fn a_line_is_answered_while_stdin_stays_open() -> Result<()> {
 #[test]
 fn an_open_stdin_does_not_hold_the_sandbox() -> Result<()> {
     let _order = together();
-    let running = Sandbox::run(&Bundle::shell("echo done")?)?.start()?;
+    let bundle = Bundle::shell("echo done")?;
+    let running = Sandbox::run(&bundle)?.start()?;
     let finished = running.finish(Deadline::generous()?)?.expect_code(0)?;
     assert_eq!(finished.text(), "done\n");
     Ok(())

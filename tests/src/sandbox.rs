@@ -3,6 +3,7 @@
 use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io::Write;
+use std::marker::PhantomData;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -16,19 +17,20 @@ use crate::{Bundle, Deadline, Output, Process, Role, Setup, Terminal};
 /// when the sandbox has ended was leaked.
 const MARK: &str = "RUNV_TEST_SANDBOX";
 
-/// A command line of `sandbox`.
+/// A command line of `sandbox`. The bundle outlives it, and all that it starts.
 #[derive(Debug)]
-pub struct Sandbox {
+pub struct Sandbox<'bundle> {
     arguments: Vec<OsString>,
     input: Vec<u8>,
+    bundle: PhantomData<&'bundle Bundle>,
 }
 
-impl Sandbox {
+impl<'bundle> Sandbox<'bundle> {
     /// `sandbox run` on a bundle, with the driver and vCPUs of the set-up.
     ///
     /// # Errors
     /// When the set-up is wrong or the configuration file cannot be written.
-    pub fn run(bundle: &Bundle) -> Result<Self> {
+    pub fn run(bundle: &'bundle Bundle) -> Result<Self> {
         let setup = Setup::get()?;
         let config = bundle.path().join("sandbox.toml");
         // Else the notice that QEMU emulates would be among what the workload writes to stderr.
@@ -43,7 +45,11 @@ impl Sandbox {
     /// Another command.
     #[must_use]
     pub fn command(arguments: &[&str]) -> Self {
-        Self { arguments: arguments.iter().map(OsString::from).collect(), input: Vec::new() }
+        Self {
+            arguments: arguments.iter().map(OsString::from).collect(),
+            input: Vec::new(),
+            bundle: PhantomData,
+        }
     }
 
     /// Adds an option, before the bundle.
@@ -76,7 +82,7 @@ impl Sandbox {
     ///
     /// # Errors
     /// When it cannot be started.
-    pub fn start(&self) -> Result<Running> {
+    pub fn start(&self) -> Result<Running<'bundle>> {
         let mark = mark();
         let mut command = Command::new(Setup::get()?.sandbox());
         command.args(&self.arguments).env(MARK, &mark);
@@ -86,14 +92,14 @@ impl Sandbox {
         let stderr = child.stderr.take().context("no stderr")?;
         let stdin = child.stdin.take();
         let streams = Streams { stdin, stdout: Output::collect(stdout), stderr: Output::collect(stderr) };
-        Ok(Running { child, streams, mark })
+        Ok(Running { child, streams, mark, bundle: PhantomData })
     }
 
     /// Starts it on a terminal of the given size, as the leader of a session.
     ///
     /// # Errors
     /// When there is no terminal or it cannot be started.
-    pub fn start_on_terminal(&self, rows: u16, columns: u16) -> Result<(Running, Terminal)> {
+    pub fn start_on_terminal(&self, rows: u16, columns: u16) -> Result<(Running<'bundle>, Terminal)> {
         let mark = mark();
         let (near, far) = pty_process::blocking::open().context("cannot open a terminal")?;
         near.resize(pty_process::Size::new(rows, columns)).context("cannot size the terminal")?;
@@ -108,7 +114,7 @@ impl Sandbox {
             stdout: Output::collect(std::io::empty()),
             stderr: Output::collect(stderr),
         };
-        Ok((Running { child, streams, mark }, Terminal::new(near)?))
+        Ok((Running { child, streams, mark, bundle: PhantomData }, Terminal::new(near)?))
     }
 
     /// Runs it to its end.
@@ -149,13 +155,14 @@ struct Streams {
 
 /// A `sandbox` that runs. Dropped early, it is killed.
 #[derive(Debug)]
-pub struct Running {
+pub struct Running<'bundle> {
     child: Child,
     streams: Streams,
     mark: String,
+    bundle: PhantomData<&'bundle Bundle>,
 }
 
-impl Running {
+impl Running<'_> {
     /// Its process id.
     ///
     /// # Errors
@@ -284,7 +291,7 @@ impl Running {
     }
 }
 
-impl Drop for Running {
+impl Drop for Running<'_> {
     fn drop(&mut self) {
         // Ended and reaped already: the usual case, and then both calls do nothing.
         let _ = self.child.kill();
