@@ -9,6 +9,7 @@ use std::error::Error;
 use std::num::NonZeroU8;
 use std::os::fd::AsFd;
 use std::path::PathBuf;
+use std::time::Instant;
 
 use vmm::config::VmConfig;
 use vmm::hypervisor::Hypervisor;
@@ -23,6 +24,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let cpus = arguments.next().map_or(Ok(NonZeroU8::MIN), |cpus| cpus.parse())?;
     let memory_mib = arguments.next().map_or(Ok(128), |memory| memory.parse())?;
     let kernel_parameters: Vec<String> = arguments.collect();
+    let begin = Instant::now();
     let mut vm = driver.start(VmConfig {
         cpus,
         memory_mib,
@@ -33,6 +35,9 @@ fn main() -> Result<(), Box<dyn Error>> {
         console: std::io::stdout().as_fd().try_clone_to_owned()?,
         devices: Vec::new(),
     })?;
-    println!("{:?}", vm.wait()?);
+    let started = begin.elapsed();
+    let exit = vm.wait()?;
+    let ended = begin.elapsed();
+    println!("{exit:?}; the guest started after {started:?} and ended after {ended:?}");
     Ok(())
 }

@@ -16,11 +16,13 @@ use std::io::{self, Read};
 use std::os::fd::{BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::UnixStream;
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use command_fds::{CommandFdExt, FdMapping};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::pipe::{PipeFlags, pipe_with};
 use serde::{Deserialize, Serialize};
 
@@ -231,18 +233,30 @@ impl Vm for Running {
 }
 
 /// Ends a QEMU that did not get to run its guest, and finds the best words for why.
-fn failed_start(process: BoundProcess, watch: Watch, error: QmpError) -> StartError {
+fn failed_start(mut process: BoundProcess, watch: Watch, error: QmpError) -> StartError {
+    let signal = if matches!(error, QmpError::Closed) { death_signal(&mut process) } else { None };
     drop(process);
     let observed = watch.join();
     // A QEMU that gave up by itself has said why.
-    let message = match error {
-        QmpError::Closed if !observed.stderr.is_empty() => observed.stderr,
-        error => {
+    let message = match (error, signal) {
+        (QmpError::Closed, Some(signal)) => format!("QEMU was killed by signal {signal}"),
+        (QmpError::Closed, None) if !observed.stderr.is_empty() => observed.stderr,
+        (error, _) => {
             let violation = observed.violation.map(|text| format!(": {text}")).unwrap_or_default();
             format!("{error}{violation}")
         }
     };
     StartError::Machine { hypervisor: "qemu", message }
+}
+
+/// The signal that ended a QEMU which has closed its connection, as it does only when it ends.
+fn death_signal(process: &mut BoundProcess) -> Option<i32> {
+    let grace = Timespec { tv_sec: 1, tv_nsec: 0 };
+    let ended = poll(&mut [PollFd::new(&process.ended(), PollFlags::IN)], Some(&grace)).ok()?;
+    if ended == 0 {
+        return None;
+    }
+    process.wait().ok()?.signal()
 }
 
 /// QEMU boots by PVH what is an ELF file, and takes anything else for a bzImage or a multiboot kernel.
