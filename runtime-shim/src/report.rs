@@ -38,7 +38,18 @@ pub(crate) fn chain(error: &dyn Error) -> String {
         text.push_str(&cause.to_string());
         source = cause.source();
     }
-    text
+    without_numbers(&text)
+}
+
+/// Rust prints the number of a system's error behind its text; people need it not.
+fn without_numbers(text: &str) -> String {
+    let mut pieces = text.split(" (os error ");
+    let mut plain = pieces.next().unwrap_or_default().to_owned();
+    for piece in pieces {
+        let rest = piece.trim_start_matches(|c: char| c.is_ascii_digit());
+        plain.push_str(rest.strip_prefix(')').unwrap_or(rest));
+    }
+    plain
 }
 
 /// Shows what is logged, for `--debug`. The environment variable `RUNV_LOG` chooses levels and modules.
@@ -48,4 +59,16 @@ pub(crate) fn show_log() {
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false);
     // Fails only if there is a log already.
     let _ = log.try_init();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_have_words_and_no_numbers() {
+        let error = std::io::Error::from_raw_os_error(libc::ENOENT);
+        assert_eq!(chain(&error), "No such file or directory");
+        assert_eq!(without_numbers("a (os error 2): b (os error 13)"), "a: b");
+    }
 }

@@ -76,8 +76,8 @@ fn what_the_specification_forbids_is_told_by_field() {
         ("/process/args", json!(null), "process.args is empty"),
         ("/process/args", json!(["", "x"]), "process.args[0] is empty"),
         ("/process/args", json!(["sh", "a\0b"]), "process.args[1] contains a NUL character"),
-        ("/process/env", json!(["A=b", "PATH"]), "process.env[1] is not of the form NAME=VALUE"),
-        ("/process/env", json!(["=b"]), "process.env[0] is not of the form NAME=VALUE"),
+        ("/process/env", json!(["A=b", "PATH"]), "process.env[1] `PATH` is not of the form NAME=VALUE"),
+        ("/process/env", json!(["=b"]), "process.env[0] `=b` is not of the form NAME=VALUE"),
         ("/process/cwd", json!("tmp"), "process.cwd `tmp` is not an absolute path"),
         ("/process/cwd", json!(""), "process.cwd is empty"),
         (
@@ -125,7 +125,10 @@ fn what_is_not_applied_yet_is_told_by_field() {
 fn a_missing_configuration_is_told_with_the_remedy() {
     let bundle = tempfile::tempdir().unwrap();
     let error = load(bundle.path()).unwrap_err().to_string();
-    assert!(error.ends_with("has no config.json; write one with `sandbox spec`"), "{error}");
+    assert!(
+        error.ends_with("/config.json: No such file or directory; write one with `sandbox spec`"),
+        "{error}"
+    );
     let error = chain(&load(&bundle.path().join("none")).unwrap_err());
     assert!(error.starts_with("cannot open the bundle") && error.contains("No such file"), "{error}");
 }

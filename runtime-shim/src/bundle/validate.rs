@@ -29,8 +29,13 @@ pub(crate) enum SpecError {
     #[error("{0} contains a NUL character")]
     Nul(String),
     /// An environment variable.
-    #[error("process.env[{0}] is not of the form NAME=VALUE")]
-    Environment(usize),
+    #[error("process.env[{index}] `{variable}` is not of the form NAME=VALUE")]
+    Environment {
+        /// Place in the list.
+        index: usize,
+        /// What is there.
+        variable: String,
+    },
     /// A namespace.
     #[error("linux.namespaces[{index}] ({kind}): {reason}")]
     Namespace {
@@ -82,7 +87,9 @@ fn check_process(process: &Process) -> Result<(), SpecError> {
     for (index, variable) in process.env().iter().flatten().enumerate() {
         no_nul(&format!("process.env[{index}]"), variable)?;
         match variable.find('=') {
-            None | Some(0) => return Err(SpecError::Environment(index)),
+            None | Some(0) => {
+                return Err(SpecError::Environment { index, variable: variable.clone() });
+            }
             Some(_) => {}
         }
     }

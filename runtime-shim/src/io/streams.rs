@@ -11,6 +11,8 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::thread;
 
+use rustix::fs::FileType;
+
 use super::copy::{CopyEnd, copy};
 
 /// The threads need little more than what a call into `std` does.
@@ -19,17 +21,30 @@ const STACK: usize = 64 << 10;
 /// Connections to the agent, one for each stream.
 #[derive(Debug)]
 pub(crate) enum Streams {
-    /// No terminal: kept apart.
+    /// No terminal: kept apart. Those that are `/dev/null` here are `/dev/null` there, without a connection.
     Separate {
         /// To the workload.
-        stdin: UnixStream,
+        stdin: Option<UnixStream>,
         /// From the workload.
-        stdout: UnixStream,
+        stdout: Option<UnixStream>,
         /// From the workload.
-        stderr: UnixStream,
+        stderr: Option<UnixStream>,
     },
     /// One pseudo terminal, both ways.
     Terminal(UnixStream),
+}
+
+/// Which of this process's stdin, stdout and stderr need a connection, because they are not `/dev/null`.
+pub(crate) fn connected() -> [bool; 3] {
+    [rustix::stdio::stdin(), rustix::stdio::stdout(), rustix::stdio::stderr()].map(|fd| !is_null(fd))
+}
+
+/// `/dev/null` is character device 1:3 (Linux, `Documentation/admin-guide/devices.txt`).
+fn is_null(fd: BorrowedFd<'_>) -> bool {
+    rustix::fs::fstat(fd).is_ok_and(|status| {
+        FileType::from_raw_mode(status.st_mode) == FileType::CharacterDevice
+            && status.st_rdev == rustix::fs::makedev(1, 3)
+    })
 }
 
 /// The output that is still on its way.
@@ -49,17 +64,19 @@ impl Streams {
     /// Starts copying the workload's output. Input waits for [`Input::start`].
     pub(crate) fn start(self) -> io::Result<(Input, Outputs)> {
         let (done, running) = io::pipe()?;
-        let stdout = File::from(rustix::stdio::stdout().try_clone_to_owned()?);
+        let (stdout, stderr) = (rustix::stdio::stdout(), rustix::stdio::stderr());
         let input = match self {
             Self::Separate { stdin, stdout: from_stdout, stderr: from_stderr } => {
-                let stderr = File::from(rustix::stdio::stderr().try_clone_to_owned()?);
-                spawn_output("stdout", from_stdout, stdout, running.try_clone()?)?;
-                spawn_output("stderr", from_stderr, stderr, running)?;
+                for (name, from, to) in [("stdout", from_stdout, stdout), ("stderr", from_stderr, stderr)] {
+                    if let Some(from) = from {
+                        spawn_output(name, from, to, running.try_clone()?)?;
+                    }
+                }
                 stdin
             }
             Self::Terminal(terminal) => {
                 spawn_output("stdout", terminal.try_clone()?, stdout, running)?;
-                terminal
+                Some(terminal)
             }
         };
         Ok((Input { to_workload: input }, Outputs { done }))
@@ -69,14 +86,16 @@ impl Streams {
 /// The workload's input, before anything has been read from this process's.
 #[derive(Debug)]
 pub(crate) struct Input {
-    to_workload: UnixStream,
+    to_workload: Option<UnixStream>,
 }
 
 impl Input {
     /// Starts copying this process's stdin.
     pub(crate) fn start(self) -> io::Result<()> {
+        let Some(to_workload) = self.to_workload else {
+            return Ok(());
+        };
         let stdin = File::from(rustix::stdio::stdin().try_clone_to_owned()?);
-        let to_workload = self.to_workload;
         thread::Builder::new().name("stdin".into()).stack_size(STACK).spawn(move || {
             // A workload that reads no more is no error.
             if let CopyEnd::Source(error) = copy(&stdin, &to_workload) {
@@ -89,7 +108,13 @@ impl Input {
     }
 }
 
-fn spawn_output(name: &'static str, from: UnixStream, to: File, running: PipeWriter) -> io::Result<()> {
+fn spawn_output(
+    name: &'static str,
+    from: UnixStream,
+    to: BorrowedFd<'_>,
+    running: PipeWriter,
+) -> io::Result<()> {
+    let to = File::from(to.try_clone_to_owned()?);
     thread::Builder::new().name(name.into()).stack_size(STACK).spawn(move || {
         match copy(&from, to) {
             CopyEnd::EndOfFile => {}
@@ -106,4 +131,15 @@ fn spawn_output(name: &'static str, from: UnixStream, to: File, running: PipeWri
         drop(running);
     })?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_null_device_is_null() {
+        let null = |path| is_null(File::open(path).unwrap().as_fd());
+        assert_eq!(["/dev/null", "/dev/zero", "/dev", "/etc/passwd"].map(null), [true, false, false, false]);
+    }
 }

@@ -1,6 +1,6 @@
 //! From a machine that runs to an agent that serves: the hello, and the connections to it.
 
-use std::io::{self, Read};
+use std::io::{Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
@@ -13,7 +13,7 @@ use rustix::rand::{GetRandomFlags, getrandom};
 use super::events::{Event, wait};
 use super::signals::{self, Signals};
 use super::{MonitorError, death, host};
-use crate::io::streams::Streams;
+use crate::io::streams::{self, Streams};
 use crate::sandbox::agent_client::AgentClient;
 use crate::sandbox::start::Sandbox;
 use crate::sandbox::vsock::Connecting;
@@ -50,39 +50,41 @@ impl Boot<'_> {
         self.sandbox.directory.forget_port(READY_PORT).map_err(host("remove the ready socket"))
     }
 
-    /// Connects to the agent and, with a token each, the workload's streams.
-    pub(crate) fn connect(
-        &mut self,
-        terminal: bool,
-    ) -> Result<(AgentClient, Streams, proto::Streams), MonitorError> {
-        // All at once: each answer takes the guest a round trip.
-        let count = if terminal { 1 } else { 3 };
+    /// Connects to the agent.
+    pub(crate) fn connect_agent(&mut self) -> Result<AgentClient, MonitorError> {
         let agent = Connecting::request(&self.sandbox.directory, AGENT_PORT)?;
-        let streams: Result<Vec<_>, _> =
-            (0..count).map(|_| Connecting::request(&self.sandbox.directory, STREAM_PORT)).collect();
-        let agent = self.finish(agent)?;
-        let agent = AgentClient::new(agent).map_err(host("set up the agent's connection"))?;
-        let mut streams = streams?.into_iter();
-        let mut next = || match streams.next() {
-            Some(connecting) => self.finish(connecting).and_then(introduce),
-            None => {
-                Err(MonitorError::Host { step: "connect a stream", source: io::ErrorKind::NotFound.into() })
+        AgentClient::new(self.finish(agent)?).map_err(host("set up the agent's connection"))
+    }
+
+    /// Connects the workload's terminal, and introduces it by a token.
+    pub(crate) fn connect_terminal(&mut self) -> Result<(Streams, proto::Streams), MonitorError> {
+        let terminal = Connecting::request(&self.sandbox.directory, STREAM_PORT)?;
+        let (socket, token) = introduce(self.finish(terminal)?)?;
+        Ok((Streams::Terminal(socket), proto::Streams { terminal: token, ..Default::default() }))
+    }
+
+    /// Connects the workload's standard streams, and introduces each by a token.
+    pub(crate) fn connect_streams(&mut self) -> Result<(Streams, proto::Streams), MonitorError> {
+        // All are asked for before any is awaited: each answer takes the guest a round trip.
+        let directory = &self.sandbox.directory;
+        let requests = streams::connected()
+            .map(|wanted| wanted.then(|| Connecting::request(directory, STREAM_PORT)).transpose());
+        let mut tokens = [0; 3];
+        let mut sockets = [None, None, None];
+        for ((request, token), socket) in requests.into_iter().zip(&mut tokens).zip(&mut sockets) {
+            if let Some(request) = request? {
+                let (connected, random) = introduce(self.finish(request)?)?;
+                (*socket, *token) = (Some(connected), random);
             }
-        };
-        if terminal {
-            let (socket, token) = next()?;
-            let tokens = proto::Streams { terminal: token, ..Default::default() };
-            return Ok((agent, Streams::Terminal(socket), tokens));
         }
-        let ((stdin, stdin_token), (stdout, stdout_token), (stderr, stderr_token)) =
-            (next()?, next()?, next()?);
+        let ([stdin, stdout, stderr], [stdin_token, stdout_token, stderr_token]) = (sockets, tokens);
         let tokens = proto::Streams {
             stdin: stdin_token,
             stdout: stdout_token,
             stderr: stderr_token,
             ..Default::default()
         };
-        Ok((agent, Streams::Separate { stdin, stdout, stderr }, tokens))
+        Ok((Streams::Separate { stdin, stdout, stderr }, tokens))
     }
 
     fn finish(&mut self, connecting: Connecting) -> Result<UnixStream, MonitorError> {
@@ -112,6 +114,6 @@ fn introduce(socket: UnixStream) -> Result<(UnixStream, u64), MonitorError> {
     while bytes == [0; 8] {
         getrandom(&mut bytes, GetRandomFlags::empty()).map_err(host("make a random token"))?;
     }
-    io::Write::write_all(&mut &socket, &bytes).map_err(host("write to a stream"))?;
+    (&socket).write_all(&bytes).map_err(host("write to a stream"))?;
     Ok((socket, u64::from_be_bytes(bytes)))
 }

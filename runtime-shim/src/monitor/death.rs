@@ -34,7 +34,7 @@ pub(crate) enum Death {
     #[error("the guest triple-faulted: {0}")]
     TripleFault(String),
     /// The machine's process, by a signal.
-    #[error("the virtual machine's process {pid} was killed by {}", signals::describe(*.signal))]
+    #[error("the VMM (process {pid}) was killed by {}", signals::describe(*.signal))]
     VmKilled {
         /// Its process id.
         pid: u32,
@@ -42,10 +42,10 @@ pub(crate) enum Death {
         signal: i32,
     },
     /// The machine's process, by itself.
-    #[error("the virtual machine failed: {0}")]
+    #[error("the VMM failed: {0}")]
     VmFailed(String),
     /// The machine's process, and nobody knows how.
-    #[error("the virtual machine ended")]
+    #[error("the VMM ended")]
     VmUnknown(#[source] VmError),
     /// The device process.
     #[error("{end} (process {pid})")]
@@ -144,7 +144,7 @@ mod tests {
     #[test]
     fn a_killed_process_is_to_blame() {
         let killed = Some(VmExit::Killed { signal: 9 });
-        let expected = "the virtual machine's process 8 was killed by signal 9 (SIGKILL)";
+        let expected = "the VMM (process 8) was killed by signal 9 (SIGKILL)";
         assert_eq!(text(Some(DevicesEnd::Disconnected), killed.clone(), ""), expected);
         assert_eq!(text(None, killed, ""), expected);
         let expected = "the device process was killed by signal 9 (SIGKILL) (process 7)";
@@ -188,7 +188,7 @@ mod tests {
         for (exit, expected) in [
             (VmExit::Shutdown, "the guest powered itself off before the workload ended"),
             (VmExit::TripleFault { registers: "rip=0".into() }, "the guest triple-faulted: rip=0"),
-            (VmExit::Failed { message: "KVM said no".into() }, "the virtual machine failed: KVM said no"),
+            (VmExit::Failed { message: "KVM said no".into() }, "the VMM failed: KVM said no"),
         ] {
             assert_eq!(text(Some(DevicesEnd::Disconnected), Some(exit), ""), expected);
         }

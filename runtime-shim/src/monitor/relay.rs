@@ -45,10 +45,11 @@ pub(crate) fn run(
     let deadline = Instant::now().checked_add(boot_timeout);
     let mut boot = Boot { sandbox, signals, timeout: boot_timeout, deadline };
     boot.hello()?;
-    let (agent, streams, mut tokens) = boot.connect(terminal)?;
+    let agent = boot.connect_agent()?;
+    let (streams, tokens) = if terminal { boot.connect_terminal()? } else { boot.connect_streams()? };
     let mut workload = Workload { sandbox, signals, agent, unanswered: Vec::new(), resizes: Vec::new() };
 
-    let mut request = to_agent::create_request(CONTAINER_ID, spec, std::mem::take(&mut tokens));
+    let mut request = to_agent::create_request(CONTAINER_ID, spec, tokens);
     if terminal && let (Ok(size), Some(process)) = (terminal::size(), request.process.as_mut()) {
         process.console_size = MessageField::some(size);
     }

@@ -240,3 +240,7 @@ fn decode<C: Call>(payload: &[u8]) -> Result<C::Answer, AgentError> {
     }
     C::Answer::parse_from_bytes(&response.payload).map_err(AgentError::Codec)
 }
+
+#[cfg(test)]
+#[path = "agent_client_tests.rs"]
+mod tests;

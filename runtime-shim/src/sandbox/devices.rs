@@ -214,3 +214,7 @@ fn kill(child: &mut Child) {
     let _ = child.kill();
     let _ = child.wait();
 }
+
+#[cfg(test)]
+#[path = "devices_tests.rs"]
+mod tests;

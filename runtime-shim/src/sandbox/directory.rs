@@ -112,3 +112,44 @@ fn detached_tmpfs() -> rustix::io::Result<OwnedFd> {
             | MountAttrFlags::MOUNT_ATTR_NOEXEC,
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::io::{Read, Write};
+
+    use super::*;
+
+    #[test]
+    fn it_is_mounted_nowhere() {
+        let mounts = || fs::read_to_string("/proc/self/mountinfo").unwrap().lines().count();
+        let before = mounts();
+        let directory = SandboxDirectory::create().unwrap();
+        assert_eq!(mounts(), before);
+        let statistics = rustix::fs::fstatfs(&directory).unwrap();
+        assert_eq!(statistics.f_type, 0x0102_1994, "TMPFS_MAGIC");
+    }
+
+    #[test]
+    fn a_private_socket_is_connected_and_has_no_name() {
+        let directory = SandboxDirectory::create().unwrap();
+        let (listener, mut near) = directory.private_socket("fs").unwrap();
+        assert_eq!(fs::read_dir(directory.path("")).unwrap().count(), 0);
+        let (mut far, _) = listener.accept().unwrap();
+        near.write_all(b"hello").unwrap();
+        drop(near);
+        let mut text = String::new();
+        far.read_to_string(&mut text).unwrap();
+        assert_eq!(text, "hello");
+    }
+
+    #[test]
+    fn a_forgotten_port_takes_no_connection() {
+        let directory = SandboxDirectory::create().unwrap();
+        let _listener = directory.listen_for_guest(1024).unwrap();
+        assert!(UnixStream::connect(directory.path("vsock.sock_1024")).is_ok());
+        directory.forget_port(1024).unwrap();
+        let error = UnixStream::connect(directory.path("vsock.sock_1024")).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::NotFound);
+    }
+}

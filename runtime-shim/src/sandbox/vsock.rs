@@ -59,3 +59,36 @@ impl Connecting {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn answered(answer: &[u8]) -> Result<UnixStream, ConnectError> {
+        let directory = SandboxDirectory::create().unwrap();
+        let device = directory.listen_for_host().unwrap();
+        let connecting = Connecting::request(&directory, 1024).unwrap();
+        let (mut device, _) = device.accept().unwrap();
+        device.write_all(answer).unwrap();
+        let mut question = [0; 13];
+        device.read_exact(&mut question).unwrap();
+        assert_eq!(&question, b"CONNECT 1024\n");
+        drop(device);
+        connecting.finish()
+    }
+
+    #[test]
+    fn what_follows_the_answer_is_left_to_the_reader() {
+        let mut socket = answered(b"OK 1073741824\nfirst words").unwrap();
+        let mut text = String::new();
+        socket.read_to_string(&mut text).unwrap();
+        assert_eq!(text, "first words");
+    }
+
+    #[test]
+    fn anything_else_is_a_refusal() {
+        for answer in [&b""[..], b"OK", b"NO 5\n", b"OK 99999999999999999999999\n", b"\n"] {
+            assert!(matches!(answered(answer), Err(ConnectError::Refused { port: 1024 })), "{answer:?}");
+        }
+    }
+}

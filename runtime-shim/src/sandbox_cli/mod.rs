@@ -18,7 +18,7 @@ struct Arguments {
 
 const EXAMPLES: &str = "Examples:
   sandbox check                      can this host run sandboxes, and how?
-  sandbox spec --bundle mybundle     write mybundle/config.json
+  sandbox spec mybundle              write mybundle/config.json
   sandbox run mybundle               run it";
 
 #[derive(Debug, Subcommand)]
