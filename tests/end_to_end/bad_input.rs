@@ -35,7 +35,7 @@ const SPECS: &[SpecCase] = &[
     ("missing rootfs", |spec| spec["root"]["path"] = json!("elsewhere"), &["elsewhere", "root"]),
     ("rootfs is a file", |spec| spec["root"]["path"] = json!("config.json"), &["config.json", "directory"]),
     ("no root", |spec| spec["root"] = Value::Null, &["root"]),
-    ("variable without =", |spec| spec["process"]["env"] = json!(["PATH=/bin", "WORD"]), &["WORD"]),
+    ("variable without =", |spec| spec["process"]["env"] = json!(["PATH=/bin", "WORD"]), &["process.env[1]"]),
     ("NUL in an argument", |spec| spec["process"]["args"] = json!(["echo", "a\u{0}b"]), &["process.args"]),
     (
         "bind source is missing",
@@ -78,7 +78,7 @@ fn no_bundle_no_config_or_broken_json() -> Result<()> {
     fs::write(bundle.config(), "")?;
     refused("empty file", &sandbox, 1, &["config.json"])?;
     fs::remove_file(bundle.config())?;
-    refused("no config.json", &sandbox, 1, &["config.json", "No such file"])?;
+    refused("no config.json", &sandbox, 1, &["no config.json", "sandbox spec"])?;
     refused("no bundle", &Sandbox::command(&["run", "/no/such/bundle"]), 1, &["/no/such/bundle"])?;
     Ok(())
 }

@@ -32,11 +32,11 @@ fn spec_writes_a_config_that_runs_and_overwrites_nothing() -> Result<()> {
     let bundle = Bundle::new(&["true"])?;
     fs::remove_file(bundle.config())?;
     let path = bundle.path().to_string_lossy().into_owned();
-    Sandbox::command(&["spec", &path]).finish()?.expect_code(0)?;
+    Sandbox::command(&["spec", "--bundle", &path]).finish()?.expect_code(0)?;
     let written = fs::read(bundle.config())?;
     let mut spec: Value = serde_json::from_slice(&written).context("not JSON")?;
 
-    let refused = Sandbox::command(&["spec", &path]).finish()?.expect_code(1)?;
+    let refused = Sandbox::command(&["spec", "--bundle", &path]).finish()?.expect_code(1)?;
     assert!(refused.errors().contains("config.json"), "{}", refused.errors());
     assert_eq!(fs::read(bundle.config())?, written);
 
