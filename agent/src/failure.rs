@@ -5,6 +5,9 @@
 use std::error::Error;
 use std::fmt::Write;
 
+/// In bytes; longer explanations are cut.
+const LONGEST_MESSAGE: usize = 2000;
+
 /// What kind of failure it is; decides the exit status on the host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
@@ -36,7 +39,7 @@ pub struct Failure {
 impl Failure {
     /// A failure that is explained by a text.
     pub fn new(kind: FailureKind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into() }
+        Self { kind, message: one_line(message.into()) }
     }
 
     /// A failure that is explained by an error with all its sources.
@@ -48,7 +51,7 @@ impl Failure {
             let _ = write!(message, ": {cause}");
             source = cause.source();
         }
-        Self { kind, message }
+        Self::new(kind, message)
     }
 
     /// The form that crosses the process border: the kind's number, then the text.
@@ -68,6 +71,36 @@ impl Failure {
             5 => FailureKind::Mount,
             _ => FailureKind::System,
         };
-        Self { kind, message: String::from_utf8_lossy(message).into_owned() }
+        Self::new(kind, String::from_utf8_lossy(message))
+    }
+}
+
+/// File names of an image and strings of a request are part of messages: they must neither forge lines in a
+/// log nor fill it.
+fn one_line(mut message: String) -> String {
+    if message.len() > LONGEST_MESSAGE {
+        let end = (0..=LONGEST_MESSAGE).rev().find(|&end| message.is_char_boundary(end)).unwrap_or(0);
+        message.truncate(end);
+        message.push('…');
+    }
+    if message.contains(char::is_control) { message.replace(char::is_control, " ") } else { message }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_is_one_line_of_bounded_length() {
+        let failure = Failure::new(FailureKind::System, format!("a\nb\x1b[2J{}", "ä".repeat(5000)));
+        assert!(failure.message.starts_with("a b [2J"));
+        assert!(failure.message.len() <= LONGEST_MESSAGE + '…'.len_utf8());
+    }
+
+    #[test]
+    fn a_failure_survives_the_way_between_processes() {
+        let failure = Failure::new(FailureKind::UnknownUser, "no such user: ä");
+        let bytes = failure.to_bytes();
+        assert_eq!(Failure::from_bytes(bytes[0], &bytes[1..]), failure);
     }
 }

@@ -7,12 +7,11 @@ use rustix::system::{RebootCommand, reboot};
 
 use crate::{kmsg, sys};
 
-/// Writes file systems back and powers the guest off.
+/// Powers the guest off, whose file systems have been written back. Returns only if that fails.
 ///
 /// The machine's debug-exit port ends the VM at the instruction. Where it does not exist, the guest resets,
 /// which the VMM reports as such.
 pub fn off() -> io::Error {
-    rustix::fs::sync();
     let port = sys::port::write_byte(POWER_OFF_PORT, POWER_OFF_BYTE);
     kmsg::debug(|| format!("no power-off port ({port:?}): resetting"));
     match reboot(RebootCommand::Restart) {

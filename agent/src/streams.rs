@@ -131,3 +131,72 @@ impl Streams {
         self.slots.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::AsyncWriteExt;
+    use tokio::net::UnixStream;
+
+    async fn open(streams: &Arc<Streams>, token: &[u8]) -> UnixStream {
+        let (mut shim, agent) = UnixStream::pair().unwrap();
+        shim.write_all(token).await.unwrap();
+        streams.accept(Box::new(agent));
+        shim
+    }
+
+    /// What the shim reads next: nothing means that the agent has closed the connection.
+    async fn is_closed(mut shim: UnixStream) -> bool {
+        matches!(shim.read(&mut [0; 1]).await, Ok(0))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_may_come_before_or_after_its_claim() {
+        let streams = Arc::new(Streams::default());
+        let _early = open(&streams, &7_u64.to_be_bytes()).await;
+        tokio::task::yield_now().await;
+        streams.claim(7).await.unwrap();
+        let (claimed, _late) = tokio::join!(streams.claim(8), open(&streams, &8_u64.to_be_bytes()));
+        claimed.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_waits_in_vain_is_told_and_leaves_nothing() {
+        let streams = Arc::new(Streams::default());
+        assert!(matches!(streams.claim(7).await, Err(StreamError::Absent { token: 7 })));
+        let unclaimed = open(&streams, &7_u64.to_be_bytes()).await;
+        assert!(is_closed(unclaimed).await);
+        assert!(streams.slots().is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_without_a_whole_token_or_with_none_is_closed() {
+        let streams = Arc::new(Streams::default());
+        for token in [&[0, 0, 0, 1][..], &[0; 8][..]] {
+            assert!(is_closed(open(&streams, token).await).await);
+        }
+        assert_eq!(streams.unread.load(std::sync::atomic::Ordering::Relaxed), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_second_of_two_with_one_token_loses() {
+        let streams = Arc::new(Streams::default());
+        let first = open(&streams, &7_u64.to_be_bytes()).await;
+        let second = open(&streams, &7_u64.to_be_bytes()).await;
+        assert!(is_closed(second).await);
+        let mut claimed = streams.claim(7).await.unwrap();
+        claimed.write_all(b"x").await.unwrap();
+        assert!(!is_closed(first).await);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn only_so_many_connections_wait() {
+        let streams = Arc::new(Streams::default());
+        let mut kept = Vec::new();
+        for token in 1..=u64::try_from(MOST_WAITING).unwrap() {
+            kept.push(open(&streams, &token.to_be_bytes()).await);
+        }
+        assert!(is_closed(open(&streams, &1000_u64.to_be_bytes()).await).await);
+        streams.claim(1).await.unwrap();
+    }
+}

@@ -11,6 +11,7 @@ use crate::container::status::Status;
 use crate::container::{Container, Containers, end};
 use crate::failure::{Failure, FailureKind};
 use crate::process::child::{Places, Plan};
+use crate::process::console::Terminal;
 use crate::process::control::{AgentEnd, Message};
 use crate::process::spawn::spawn;
 use crate::process::stdio::Stdio;
@@ -68,8 +69,8 @@ impl Containers {
                 return Err(failure);
             }
         };
-        match stdio.attach_terminal(terminal.as_ref()) {
-            Ok(relays) => Ok(Parts { id, child, control, exit, terminal, relays }),
+        match stdio.attach_terminal(terminal) {
+            Ok((relays, terminal)) => Ok(Parts { id, child, control, exit, terminal, relays }),
             Err(error) => {
                 kill_and_reap(&child, exit).await?;
                 Err(system(&error))
@@ -104,7 +105,7 @@ struct Parts {
     child: Child,
     control: AgentEnd,
     exit: ExitWatch,
-    terminal: Option<std::os::fd::OwnedFd>,
+    terminal: Option<Arc<Terminal>>,
     relays: crate::process::stdio::Relays,
 }
 

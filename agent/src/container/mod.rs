@@ -20,6 +20,7 @@ use tokio::sync::watch;
 
 use crate::cgroup::Cgroup;
 use crate::container::status::Status;
+use crate::process::console::Terminal;
 use crate::process::control::AgentEnd;
 use crate::reaper::{Exit, ExitWatch, Reaper};
 use crate::streams::Streams;
@@ -57,7 +58,7 @@ pub struct Container {
     pid: Pid,
     pidfd: OwnedFd,
     cgroup: Cgroup,
-    terminal: Option<OwnedFd>,
+    terminal: Option<Arc<Terminal>>,
     status: Mutex<Status>,
     /// To the init; gone once it has been let go.
     control: Mutex<Option<AgentEnd>>,
@@ -138,9 +139,9 @@ impl Container {
         *self.status.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The pty's master, if the init has a terminal.
-    pub fn terminal(&self) -> Option<&OwnedFd> {
-        self.terminal.as_ref()
+    /// The init's terminal, if it has one.
+    pub fn terminal(&self) -> Option<&Terminal> {
+        self.terminal.as_deref()
     }
 
     fn set_status(&self, status: Status) {

@@ -3,6 +3,7 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rustix::fs::{OFlags, fstat, fstatfs, major, minor};
 use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer, unlockpt};
@@ -34,6 +35,9 @@ pub enum ConsoleError {
     /// The other end.
     #[error("cannot open the terminal's other end")]
     OpenTerminal(#[source] io::Error),
+    /// Nobody is at the terminal any more.
+    #[error("the terminal was hung up")]
+    HungUp,
     /// Its size.
     #[error("cannot set the terminal's size")]
     Resize(#[source] io::Error),
@@ -74,12 +78,36 @@ impl Console {
     }
 }
 
-/// Sets the size that the terminal reports; its foreground processes get SIGWINCH.
-///
-/// # Errors
-///
-/// [`ConsoleError::Resize`].
-pub fn resize(master: impl AsFd, size: WindowSize) -> Result<(), ConsoleError> {
+/// The agent's end of a process's terminal, for as long as it is connected.
+#[derive(Debug)]
+pub struct Terminal(Mutex<Option<OwnedFd>>);
+
+impl Terminal {
+    /// From a pty's master.
+    pub fn new(master: OwnedFd) -> Self {
+        Self(Mutex::new(Some(master)))
+    }
+
+    /// Sets the size that the terminal reports; its foreground processes get SIGWINCH.
+    ///
+    /// # Errors
+    ///
+    /// [`ConsoleError`].
+    pub fn resize(&self, size: WindowSize) -> Result<(), ConsoleError> {
+        self.master().as_ref().map_or(Err(ConsoleError::HungUp), |master| resize(master, size))
+    }
+
+    /// Lets go of the master. The last descriptor of it closed, the session gets SIGHUP.
+    pub fn hang_up(&self) {
+        drop(self.master().take());
+    }
+
+    fn master(&self) -> MutexGuard<'_, Option<OwnedFd>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn resize(master: impl AsFd, size: WindowSize) -> Result<(), ConsoleError> {
     let size = Winsize { ws_row: size.rows, ws_col: size.columns, ws_xpixel: 0, ws_ypixel: 0 };
     tcsetwinsize(master, size).map_err(|error| ConsoleError::Resize(error.into()))
 }

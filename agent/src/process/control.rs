@@ -20,8 +20,8 @@ use crate::sys::event_loop::register;
 /// First byte of a packet; a failure's kind is never 0.
 const READY: u8 = 0;
 
-/// Longer explanations are cut.
-const LONGEST_MESSAGE: usize = 4096;
+/// Room for a failure, whose message is bounded.
+const LONGEST_PACKET: usize = 4096;
 
 /// The init's end: blocking.
 #[derive(Debug)]
@@ -76,9 +76,7 @@ impl InitEnd {
     ///
     /// Those of sendmsg(2).
     pub fn report_failure(&self, failure: &Failure) -> io::Result<()> {
-        let mut bytes = failure.to_bytes();
-        bytes.truncate(LONGEST_MESSAGE);
-        rustix::net::send(&self.0, &bytes, SendFlags::NOSIGNAL)?;
+        rustix::net::send(&self.0, &failure.to_bytes(), SendFlags::NOSIGNAL)?;
         Ok(())
     }
 
@@ -127,7 +125,7 @@ impl AgentEnd {
 }
 
 fn receive(socket: &OwnedFd) -> io::Result<Message> {
-    let mut bytes = [0; LONGEST_MESSAGE];
+    let mut bytes = [0; LONGEST_PACKET];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let received =

@@ -3,12 +3,13 @@
 //! The workload never holds a vsock connection: /dev/stdout has to be a file that it can open again.
 //!
 //! When the shim drops an output stream, its pipe is closed, and who writes to it gets EPIPE and SIGPIPE, as
-//! with runc in front of `head`. When the process has ended and its cgroup is empty, nothing can come any
+//! with runc in front of `head`; a terminal is hung up. When the process has ended and its cgroup is empty, nothing can come any
 //! more (`Relays::finish`): what the pipes hold is handed on, and whoever else might still hold a pipe open
 //! (a process that moved itself out of the cgroup, where the pid namespace is shared) is not waited for.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
 
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::pipe::{PipeFlags, pipe_with};
@@ -17,6 +18,7 @@ use tokio::net::unix::pipe::{Receiver, Sender};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+use crate::process::console::Terminal;
 use crate::streams::{Connection, StreamError, Streams};
 
 /// As much as a pipe holds, and a vsock packet carries.
@@ -108,11 +110,16 @@ impl Stdio {
     /// # Errors
     ///
     /// [`StdioError`].
-    pub fn attach_terminal(mut self, master: Option<&OwnedFd>) -> Result<Relays, StdioError> {
-        if let (Some(connection), Some(master)) = (self.terminal.take(), master) {
-            self.relays.attach_terminal(connection, master).map_err(open_error("the terminal"))?;
-        }
-        Ok(self.relays)
+    pub fn attach_terminal(
+        mut self,
+        master: Option<OwnedFd>,
+    ) -> Result<(Relays, Option<Arc<Terminal>>), StdioError> {
+        let Some(master) = master else { return Ok((self.relays, None)) };
+        let terminal = match self.terminal.take() {
+            Some(connection) => self.relays.attach_terminal(connection, master),
+            None => Ok(Arc::new(Terminal::new(master))),
+        };
+        Ok((self.relays, Some(terminal.map_err(open_error("the terminal"))?)))
     }
 }
 
@@ -145,15 +152,26 @@ impl Relays {
         Ok(writer)
     }
 
-    fn attach_terminal(&mut self, connection: Box<dyn Connection>, master: &OwnedFd) -> io::Result<()> {
-        rustix::io::ioctl_fionbio(master, true)?;
+    fn attach_terminal(
+        &mut self,
+        connection: Box<dyn Connection>,
+        master: OwnedFd,
+    ) -> io::Result<Arc<Terminal>> {
+        rustix::io::ioctl_fionbio(&master, true)?;
         // Not pipes, but all that is asked of them is readiness, read and write.
         let source = Receiver::from_owned_fd_unchecked(master.try_clone()?)?;
         let sink = Sender::from_owned_fd_unchecked(master.try_clone()?)?;
         let (from_shim, to_shim) = split(connection);
-        self.output.push(tokio::spawn(relay_output(source, to_shim, self.finish.subscribe(), None)));
+        let (terminal, finish) = (Arc::new(Terminal::new(master)), self.finish.subscribe());
+        self.output.push(tokio::spawn({
+            let terminal = Arc::clone(&terminal);
+            async move {
+                relay_output(source, to_shim, finish, None).await;
+                terminal.hang_up();
+            }
+        }));
         tokio::spawn(relay_keys(from_shim, sink));
-        Ok(())
+        Ok(terminal)
     }
 }
 

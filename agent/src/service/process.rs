@@ -9,7 +9,6 @@ use super::status;
 use crate::container::kill::KillError;
 use crate::container::request::window_size;
 use crate::container::{Container, Containers, LookupError};
-use crate::process::console;
 use crate::reaper::Exit;
 
 pub(super) async fn wait(
@@ -57,7 +56,7 @@ pub(super) fn resize(
         let message = format!("container {:?} has no terminal", request.container_id);
         return Err(ttrpc::Error::RpcStatus(ttrpc::get_status(Code::FAILED_PRECONDITION, message)));
     };
-    console::resize(terminal, size).map_err(|error| status(Code::INTERNAL, &error))?;
+    terminal.resize(size).map_err(|error| status(Code::INTERNAL, &error))?;
     Ok(api::ResizeTerminalResponse::new())
 }
 

@@ -1,12 +1,13 @@
 //! The end of the guest.
 //!
 //! The answer to `Shutdown` must reach the shim before the power goes, and with it all that is still on its way
-//! in the vsock device's queues. Only the shim knows when it has read that: it closes its connection, and
+//! in the vsock device's queues. Only the shim knows when it has read that: it closes its connections, and
 //! then the power goes. A shim that does not is given a moment.
 
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -23,19 +24,26 @@ const FAREWELL: Duration = Duration::from_millis(100);
 /// How long killed containers may take to end.
 const LAST_BREATH: Duration = Duration::from_secs(2);
 
-/// The power switch: turned by `Shutdown`, it acts when the shim has closed its connection.
+/// The power switch: turned by `Shutdown`, it acts when the shim has closed its connections.
 #[derive(Debug, Default)]
 pub struct Power {
     turned: Notify,
-    client_closed: Notify,
+    /// Connections that the shim has not closed.
+    open: AtomicUsize,
+    closed: Notify,
 }
 
 impl Power {
     /// Waits until the guest is to be powered off, and may be.
     pub async fn may_go_off(&self) {
         self.turned.notified().await;
-        // Whichever comes first: past this point nothing is lost that the shim wants.
-        let _ = timeout(FAREWELL, self.client_closed.notified()).await;
+        let all_closed = async {
+            while self.open.load(Ordering::Relaxed) > 0 {
+                self.closed.notified().await;
+            }
+        };
+        // Whichever comes first.
+        let _ = timeout(FAREWELL, all_closed).await;
     }
 }
 
@@ -63,12 +71,27 @@ pub(super) async fn shut_down(containers: &Containers, power: &Power) {
 pub struct Watched<C> {
     connection: C,
     power: Arc<Power>,
+    open: bool,
 }
 
 impl<C> Watched<C> {
     /// Watches a connection.
     pub fn new(connection: C, power: Arc<Power>) -> Self {
-        Self { connection, power }
+        power.open.fetch_add(1, Ordering::Relaxed);
+        Self { connection, power, open: true }
+    }
+
+    fn note_closed(&mut self) {
+        if std::mem::take(&mut self.open) {
+            self.power.open.fetch_sub(1, Ordering::Relaxed);
+            self.power.closed.notify_one();
+        }
+    }
+}
+
+impl<C> Drop for Watched<C> {
+    fn drop(&mut self) {
+        self.note_closed();
     }
 }
 
@@ -81,7 +104,7 @@ impl<C: AsyncRead + Unpin> AsyncRead for Watched<C> {
         let before = buffer.filled().len();
         let result = ready!(Pin::new(&mut self.connection).poll_read(context, buffer));
         if result.is_err() || (buffer.filled().len() == before && buffer.remaining() > 0) {
-            self.power.client_closed.notify_one();
+            self.note_closed();
         }
         Poll::Ready(result)
     }

@@ -18,6 +18,7 @@ mod filesystem;
 mod hostile;
 mod life;
 mod process;
+mod rpc;
 mod stdio;
 mod terminal;
 
@@ -30,12 +31,13 @@ fn main() {
     let mut arguments = Arguments::from_args();
     arguments.test_threads = Some(1);
     guest::enter();
-    let groups: [(&str, &[Test]); 7] = [
+    let groups: [(&str, &[Test]); 8] = [
         ("errors", errors::TESTS),
         ("filesystem", filesystem::TESTS),
         ("hostile", hostile::TESTS),
         ("life", life::TESTS),
         ("process", process::TESTS),
+        ("rpc", rpc::TESTS),
         ("stdio", stdio::TESTS),
         ("terminal", terminal::TESTS),
     ];

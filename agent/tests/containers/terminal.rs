@@ -1,7 +1,7 @@
 //! A workload with a terminal.
 
 use agent::container::Container;
-use agent::process::console::{WindowSize, resize};
+use agent::process::console::WindowSize;
 use agent::reaper::Exit;
 use agent_protocol::agent as api;
 use protobuf::MessageField;
@@ -17,6 +17,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("keys_arrive_and_control_c_interrupts", keys),
     ("a_new_size_is_announced", new_size),
     ("the_last_words_arrive", last_words),
+    ("a_lost_connection_hangs_up", hang_up),
     ("the_user_owns_the_terminal", owner),
     ("without_devpts_there_is_no_terminal", no_devpts),
 ];
@@ -77,7 +78,7 @@ fn new_size() {
         let script = "trap 'stty size; exit 0' WINCH; echo ready; while :; do read x; done";
         let (container, mut stream) = start(&guest, script, 0).await;
         read_until(&mut stream, "ready").await;
-        resize(container.terminal().unwrap(), WindowSize { columns: 132, rows: 50 }).unwrap();
+        container.terminal().unwrap().resize(WindowSize { columns: 132, rows: 50 }).unwrap();
         read_until(&mut stream, "50 132").await;
         assert_eq!(container.wait().await, Some(Exit::Code(0)));
     });
@@ -93,6 +94,16 @@ fn last_words() {
             assert_eq!(exit, Some(Exit::Code(0)));
             assert!(output.ends_with("\r\n19999\r\n20000\r\n"), "{:?}", output.len());
         }
+    });
+}
+
+fn hang_up() {
+    with_guest(async |guest| {
+        let script = "trap 'exit 9' HUP; echo ready; while :; do echo more; done";
+        let (container, mut stream) = start(&guest, script, 0).await;
+        read_until(&mut stream, "ready").await;
+        drop(stream);
+        assert_eq!(container.wait().await, Some(Exit::Code(9)));
     });
 }
 
