@@ -11,7 +11,9 @@ use std::fs::OpenOptions;
 use std::io;
 use std::time::{Duration, Instant};
 
-use kvm_bindings::{KVM_API_VERSION, kvm_regs, kvm_segment, kvm_userspace_memory_region};
+use kvm_bindings::{
+    KVM_API_VERSION, KVM_MAX_CPUID_ENTRIES, kvm_regs, kvm_segment, kvm_userspace_memory_region,
+};
 use kvm_ioctls::{Cap, Kvm, VcpuExit, VcpuFd, VmFd};
 use vm_memory::{Bytes, GuestAddress, GuestMemory, GuestMemoryMmap};
 
@@ -188,6 +190,10 @@ impl Guest {
         // its VM is gone.
         unsafe { vm.set_user_memory_region(region) }.map_err(step("KVM_SET_USER_MEMORY_REGION"))?;
         let vcpu = vm.create_vcpu(0).map_err(step("KVM_CREATE_VCPU"))?;
+        // Without the processor's features, KVM on AMD takes the registers of 64-bit mode for invalid.
+        let features =
+            kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES).map_err(step("KVM_GET_SUPPORTED_CPUID"))?;
+        vcpu.set_cpuid2(&features).map_err(step("KVM_SET_CPUID2"))?;
         enter_long_mode(&vcpu)?;
         Ok(Self { vcpu, _vm: vm, _memory: memory })
     }
