@@ -19,6 +19,8 @@
 
 pub mod console;
 pub mod device;
+#[cfg(test)]
+mod fake_guest;
 pub mod fs;
 pub mod queue;
 pub mod rng;

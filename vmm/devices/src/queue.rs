@@ -89,7 +89,7 @@ impl<'a> DeviceQueue<'a> {
     /// Asks for a kick when the next buffer comes. True when one has come meanwhile, for which there will be no
     /// kick.
     pub fn request_kick(&mut self) -> bool {
-        self.active && self.queue.enable_notification(self.memory).unwrap_or(false)
+        self.active && self.queue.enable_notification(self.memory).unwrap_or(false) && self.available() > 0
     }
 
     /// Whether the driver wants to hear of what was returned since the last call.
@@ -101,13 +101,11 @@ impl<'a> DeviceQueue<'a> {
         self.queue.needs_notification(self.memory).unwrap_or(true)
     }
 
-    /// How many chains wait to be popped.
-    #[must_use]
-    pub fn available(&self) -> u16 {
-        if !self.active {
-            return 0;
-        }
-        let next = self.queue.next_avail();
-        self.queue.avail_idx(self.memory, Ordering::Acquire).map_or(0, |index| index.0.wrapping_sub(next))
+    /// How many chains can be popped. With an index that jumps, which makes more than the queue holds, that is
+    /// none: a loop that believed it would never end.
+    fn available(&self) -> u16 {
+        let Ok(index) = self.queue.avail_idx(self.memory, Ordering::Acquire) else { return 0 };
+        let count = index.0.wrapping_sub(self.queue.next_avail());
+        if count <= self.queue.size() { count } else { 0 }
     }
 }

@@ -49,3 +49,6 @@ fn fill(memory: &GuestRam, chain: Chain<'_>) -> u32 {
     }
     u32::try_from(writer.bytes_written()).unwrap_or(0)
 }
+
+#[cfg(test)]
+mod tests;

@@ -43,3 +43,6 @@ pub enum VsockError {
     #[error("cannot watch the host's side of the vsock device")]
     Watch(#[source] io::Error),
 }
+
+#[cfg(test)]
+mod tests;
