@@ -24,6 +24,7 @@ require_packages() {
 
 	command -v dpkg-query >/dev/null || die "dpkg-query is missing: the kernel is built from a Debian package, on Debian"
 	while read -r package; do
+		[[ $package != \#* && -n $package ]] || continue
 		dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null | grep -qx installed ||
 			missing+=("$package")
 	done <"$kernel_dir/packages"
@@ -113,14 +114,14 @@ lost_options() {
 		}' "$1" "$2"
 }
 
-# compile TREE: vmlinux, with a line of progress instead of one for each file.
+# compile TREE LOG: vmlinux, with a line of progress instead of one for each file.
 compile() {
-	local tree=$1 about=1900
+	local tree=$1 log=$2 about=1600
 
-	say "compiling about $about files with $(nproc) jobs; everything make says is in $tree/build.log"
-	if ! kernel_make "$tree" -j"$(nproc)" vmlinux 2>&1 | tee "$tree/build.log" | progress "$about"; then
-		grep -E -A 5 'error|Error|undefined reference' "$tree/build.log" | tail -n 40 >&2
-		die "the kernel does not build; see $tree/build.log"
+	say "compiling about $about files with $(nproc) jobs; all that make says is in $log"
+	if ! kernel_make "$tree" -j"$(nproc)" vmlinux 2>&1 | tee "$log" | progress "$about"; then
+		grep -E -A 5 'error|Error|undefined reference' "$log" | tail -n 40 >&2
+		die "the kernel does not build; see $log"
 	fi
 }
 

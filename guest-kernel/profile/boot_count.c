@@ -12,8 +12,10 @@
 //            ram=BYTES   size of guest memory, less than 3 GiB
 //            out=FILE    the report, one record a line: "firmware N", "kernel N"
 //                        (instructions), "pages N", "pages_written N",
-//                        "pages_fetched N", "ADDRESS at N" (instructions in the
-//                        16 bytes of code at ADDRESS, 16 hexadecimal digits)
+//                        "pages_fetched N", "cpuid N", "msr N", "port N" (executed
+//                        instructions that leave a guest of KVM, or may), and
+//                        "ADDRESS at N" (instructions in the 16 bytes of code at
+//                        ADDRESS, 16 hexadecimal digits), "ADDRESS exits N"
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -39,6 +41,8 @@ size_t qemu_plugin_tb_n_insns(const struct qemu_plugin_tb *);
 struct qemu_plugin_insn *qemu_plugin_tb_get_insn(const struct qemu_plugin_tb *, size_t);
 uint64_t qemu_plugin_tb_vaddr(const struct qemu_plugin_tb *);
 uint64_t qemu_plugin_insn_vaddr(const struct qemu_plugin_insn *);
+size_t qemu_plugin_insn_size(const struct qemu_plugin_insn *);
+const uint8_t *qemu_plugin_insn_data(const struct qemu_plugin_insn *);
 void *qemu_plugin_insn_haddr(const struct qemu_plugin_insn *);
 bool qemu_plugin_mem_is_store(mem_info);
 struct qemu_plugin_hwaddr *qemu_plugin_get_hwaddr(mem_info, uint64_t);
@@ -57,7 +61,13 @@ struct block {
 	bool used;
 	uint64_t address;
 	uint64_t instructions;
+	uint64_t exits;
 };
+
+// Instructions that a hypervisor sees.
+enum exit_kind { CPUID, MSR, PORT, EXIT_KINDS, NO_EXIT = EXIT_KINDS };
+static const char *const exit_names[EXIT_KINDS] = { "cpuid", "msr", "port" };
+static uint64_t exits[EXIT_KINDS];
 
 static struct block blocks[1 << BUCKET_BITS];
 static uint64_t entry;
@@ -79,6 +89,25 @@ static struct block *block_of(uint64_t vaddr)
 	blocks[slot].used = true;
 	blocks[slot].address = number << BLOCK_SHIFT;
 	return &blocks[slot];
+}
+
+static enum exit_kind exit_kind_of(const struct qemu_plugin_insn *insn)
+{
+	const uint8_t *code = qemu_plugin_insn_data(insn);
+	size_t size = qemu_plugin_insn_size(insn);
+
+	// Prefixes: operand size (outw), repeat (rep outs).
+	while (size > 1 && (*code == 0x66 || *code == 0xf2 || *code == 0xf3))
+		code++, size--;
+	if (size == 2 && code[0] == 0x0f && code[1] == 0xa2)
+		return CPUID;
+	if (size == 2 && code[0] == 0x0f && (code[1] == 0x30 || code[1] == 0x32))
+		return MSR;
+	if ((size == 2 && code[0] >= 0xe4 && code[0] <= 0xe7) ||
+	    (size == 1 && ((code[0] >= 0xec && code[0] <= 0xef) ||
+			   (code[0] >= 0x6c && code[0] <= 0x6f))))
+		return PORT;
+	return NO_EXIT;
 }
 
 static uint64_t instructions_so_far(void)
@@ -129,10 +158,16 @@ static void report(void)
 		fetched += (page_use[i] & FETCHED) != 0;
 	}
 	fprintf(out, "pages %lu\npages_written %lu\npages_fetched %lu\n", pages, written, fetched);
+	for (size_t i = 0; i < EXIT_KINDS; i++)
+		fprintf(out, "%s %lu\n", exit_names[i], exits[i]);
 	for (size_t i = 0; i < 1 << BUCKET_BITS; i++)
-		if (blocks[i].instructions)
-			fprintf(out, "%016lx at %lu\n", linked_address(blocks[i].address),
-				blocks[i].instructions);
+		if (blocks[i].instructions) {
+			uint64_t address = linked_address(blocks[i].address);
+
+			fprintf(out, "%016lx at %lu\n", address, blocks[i].instructions);
+			if (blocks[i].exits)
+				fprintf(out, "%016lx exits %lu\n", address, blocks[i].exits);
+		}
 	if (fclose(out) != 0) {
 		perror(out_path);
 		exit(1);
@@ -159,10 +194,16 @@ static void on_translate(plugin_id id, struct qemu_plugin_tb *tb)
 	for (size_t i = 0; i < qemu_plugin_tb_n_insns(tb); i++) {
 		struct qemu_plugin_insn *insn = qemu_plugin_tb_get_insn(tb, i);
 		struct block *block = block_of(qemu_plugin_insn_vaddr(insn));
+		enum exit_kind kind = exit_kind_of(insn);
 
 		qemu_plugin_register_vcpu_insn_exec_inline(insn, INLINE_ADD_U64,
 							   &block->instructions, 1);
 		qemu_plugin_register_vcpu_mem_cb(insn, on_access, NO_REGS, MEM_READ_WRITE, NULL);
+		if (ram_base && kind != NO_EXIT) {
+			qemu_plugin_register_vcpu_insn_exec_inline(insn, INLINE_ADD_U64, &exits[kind], 1);
+			qemu_plugin_register_vcpu_insn_exec_inline(insn, INLINE_ADD_U64,
+								   &block->exits, 1);
+		}
 		if (ram_base)
 			note_page((uintptr_t)qemu_plugin_insn_haddr(insn) - ram_base, FETCHED);
 	}
