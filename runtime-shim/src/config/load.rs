@@ -52,18 +52,22 @@ pub(crate) fn load(file: Option<&Path>) -> Result<Config, LoadError> {
 }
 
 fn parse(path: &Path, text: &str) -> Result<Config, LoadError> {
-    let config: Config = toml::from_str(text).map_err(|error| LoadError::Invalid {
-        path: path.to_owned(),
-        line: line_of(text, error.span().map_or(0, |span| span.start)),
-        message: error.message().replace('\n', ", "),
-    })?;
+    let config: Config = toml::from_str(text).map_err(|error| invalid(path, text, &error))?;
     let contradiction = |message| LoadError::Contradiction { path: path.to_owned(), message };
     config.virtio_fs.check().map_err(contradiction)?;
     Ok(config)
 }
 
-fn line_of(text: &str, offset: usize) -> usize {
-    text.bytes().take(offset).filter(|byte| *byte == b'\n').count() + 1
+/// The error with the line that it is in, because a wrong value does not say whose it is.
+fn invalid(path: &Path, text: &str, error: &toml::de::Error) -> LoadError {
+    let offset = error.span().map_or(0, |span| span.start);
+    let lines_before = text.bytes().take(offset).filter(|byte| *byte == b'\n').count();
+    let line: String = text.lines().nth(lines_before).unwrap_or_default().trim().chars().take(80).collect();
+    LoadError::Invalid {
+        path: path.to_owned(),
+        line: lines_before + 1,
+        message: format!("{} in `{line}`", error.message().replace('\n', ", ")),
+    }
 }
 
 #[cfg(test)]
@@ -110,6 +114,18 @@ mod tests {
     }
 
     #[test]
+    fn the_example_says_the_defaults_and_every_key() {
+        let example = include_str!("../../config.example.toml");
+        assert_eq!(parse(Path::new("c.toml"), example).unwrap(), Config::default());
+        // The keys that it only mentions are keys, too.
+        let mentioned: String = example
+            .lines()
+            .map(|line| line.strip_prefix("# ").filter(|key| key.contains(" = ")).unwrap_or(line))
+            .fold(String::new(), |text, line| text + line + "\n");
+        assert!(parse(Path::new("c.toml"), &mentioned).unwrap().kernel.is_some());
+    }
+
+    #[test]
     fn errors_name_file_line_and_key() {
         for (text, expected) in [
             ("\nmemroy = 5", "c.toml:2: unknown field `memroy`"),
@@ -118,6 +134,7 @@ mod tests {
             ("cpus = 0", "c.toml:1: 0 is no number of vCPUs: say 1 to 64"),
             ("hypervisor = \"xen\"", "c.toml:1: unknown variant `xen`"),
             ("boot_timeout_seconds = 0", "c.toml:1: invalid value: integer `0`"),
+            ("cpus = \"many\"", "c.toml:1: invalid type: string \"many\", expected i64 in `cpus = \"many\"`"),
             ("a = = 1", "c.toml:1: "),
             ("[virtio_fs]\nxattr = false\nposix_acl = true", "c.toml: virtio_fs.posix_acl = true needs"),
         ] {

@@ -117,3 +117,7 @@ fn introduce(socket: UnixStream) -> Result<(UnixStream, u64), MonitorError> {
     (&socket).write_all(&bytes).map_err(host("write to a stream"))?;
     Ok((socket, u64::from_be_bytes(bytes)))
 }
+
+#[cfg(test)]
+#[path = "boot_tests.rs"]
+mod tests;

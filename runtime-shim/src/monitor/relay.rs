@@ -51,7 +51,10 @@ pub(crate) fn run(
 
     let mut request = to_agent::create_request(CONTAINER_ID, spec, tokens);
     if terminal && let (Ok(size), Some(process)) = (terminal::size(), request.process.as_mut()) {
-        process.console_size = MessageField::some(size);
+        // A terminal of unknown size leaves the bundle's consoleSize.
+        if size.columns > 0 && size.rows > 0 {
+            process.console_size = MessageField::some(size);
+        }
     }
     let created = workload.call(&request, OnSignal::Abort)?;
     refused(created.failure)?;

@@ -63,6 +63,12 @@ impl SandboxDirectory {
         self.listen(&format!("{VSOCK}_{port}"))
     }
 
+    /// Connects as the vsock device does for a guest.
+    #[cfg(test)]
+    pub(crate) fn connect_as_guest(&self, port: u32) -> io::Result<UnixStream> {
+        UnixStream::connect(self.path(&format!("{VSOCK}_{port}")))
+    }
+
     /// No guest connects to this port any more.
     pub(crate) fn forget_port(&self, port: u32) -> io::Result<()> {
         self.unlink(&format!("{VSOCK}_{port}"))
@@ -147,9 +153,9 @@ mod tests {
     fn a_forgotten_port_takes_no_connection() {
         let directory = SandboxDirectory::create().unwrap();
         let _listener = directory.listen_for_guest(1024).unwrap();
-        assert!(UnixStream::connect(directory.path("vsock.sock_1024")).is_ok());
+        assert!(directory.connect_as_guest(1024).is_ok());
         directory.forget_port(1024).unwrap();
-        let error = UnixStream::connect(directory.path("vsock.sock_1024")).unwrap_err();
+        let error = directory.connect_as_guest(1024).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::NotFound);
     }
 }
