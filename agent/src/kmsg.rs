@@ -1,7 +1,7 @@
 //! The agent's last words, and its debug output: lines in the kernel log, which the console shows.
 //!
 //! The console is slow and every character costs a VM exit, so nothing is logged unless something ends the
-//! agent or `runv.debug` is on the kernel command line.
+//! agent, goes wrong on clean-up, or `runv.debug` is on the kernel command line.
 
 use std::fmt::Display;
 use std::fs::OpenOptions;
@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 /// syslog(2) levels; an emergency is printed whatever the console's log level is.
 const EMERGENCY: u8 = 0;
+const ERROR: u8 = 3;
 const INFORMATION: u8 = 6;
 
 static DEBUG: AtomicBool = AtomicBool::new(false);
@@ -30,6 +31,11 @@ pub fn debug(line: impl FnOnce() -> String) {
 /// An error that ends the agent, and so the guest.
 pub fn fatal(error: &dyn Display) {
     write(EMERGENCY, &error.to_string());
+}
+
+/// An error that nobody else is told of, and that the guest survives.
+pub fn error(error: &dyn Display) {
+    write(ERROR, &error.to_string());
 }
 
 /// Has a panic reported in the kernel log.

@@ -39,6 +39,7 @@ fn run() -> Result<Infallible, Fatal> {
         let mut server = Server::new().add_listener(listener).register_service(create_agent(service));
         server.start().await?;
         vsock::say_ready().await?;
+        kmsg::debug(|| "ready".to_owned());
         power.may_go_off().await;
         Err(power::off().into())
     })

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use crate::cgroup::{Cgroup, CgroupError};
 use crate::container::Container;
 use crate::container::status::Status;
+use crate::failure::{Failure, FailureKind};
 use crate::kmsg;
 use crate::process::stdio::Relays;
 use crate::reaper::Exit;
@@ -16,8 +17,9 @@ use crate::reaper::Exit;
 pub(super) async fn supervise(container: Arc<Container>, relays: Relays) {
     let Some(exit) = container.exit.clone().wait().await else { return };
     container.set_status(Status::Stopped);
+    kmsg::debug(|| format!("container {:?}: {exit:?}", container.id));
     if let Err(error) = clear(&container.cgroup).await {
-        kmsg::fatal(&crate::failure::Failure::from_error(crate::failure::FailureKind::System, &error));
+        kmsg::error(&Failure::from_error(FailureKind::System, &error));
     }
     relays.finish().await;
     container.ended.send_replace(Some(exit));

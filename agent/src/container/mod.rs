@@ -129,6 +129,11 @@ impl Containers {
 }
 
 impl Container {
+    /// Its name.
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
     /// The init's process id in the guest's root namespace.
     pub fn pid(&self) -> Pid {
         self.pid

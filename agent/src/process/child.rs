@@ -26,7 +26,7 @@ use crate::rootfs::mounts::{Mount, Origins, Source};
 use crate::rootfs::path::{ensure_directory, file_type};
 use crate::rootfs::propagation::Propagation;
 use crate::rootfs::{devices, pivot};
-use crate::security::user::Identity;
+use crate::security::user::{Identity, UserError};
 use crate::sys::mount_api::{MountAttributes, UNCHANGED, set_attributes};
 use crate::sys::{network, signals};
 
@@ -89,7 +89,7 @@ fn become_workload(plan: &Plan, control: &InitEnd, stdio: &[OwnedFd; 3]) -> Resu
     let mut env = plan.process.env.clone();
     let identity = plan.process.user.identify().map_err(|error| {
         let kind = match error {
-            crate::security::user::UserError::Unknown(_) => FailureKind::UnknownUser,
+            UserError::Unknown(_) => FailureKind::UnknownUser,
             _ => FailureKind::System,
         };
         Failure::from_error(kind, &error)
@@ -142,8 +142,9 @@ fn build_root(plan: &Plan) -> Result<Option<Console>, Failure> {
         cgroup: &plan.places.cgroup,
         cgroup_namespace: plan.namespaces.cgroup,
     };
+    let mut readonly: Vec<OwnedFd> = Vec::new();
     for one in &plan.mounts {
-        one.make(root.as_fd(), origins).map_err(|error| mount(&error))?;
+        readonly.extend(one.make(root.as_fd(), origins).map_err(|error| mount(&error))?);
     }
     if !dev_is_bound(&plan.mounts) {
         devices::populate(root.as_fd()).map_err(|error| mount(&error))?;
@@ -157,10 +158,10 @@ fn build_root(plan: &Plan) -> Result<Option<Console>, Failure> {
         None => None,
     };
     make_cwd(root.as_fd(), plan)?;
-    if plan.readonly {
-        let readonly = MountAttributes { attr_set: libc::MOUNT_ATTR_RDONLY, ..UNCHANGED };
-        set_attributes(&root, &readonly, false)
-            .map_err(system("cannot make the root file system read-only"))?;
+    for complete in readonly.iter().chain(plan.readonly.then_some(&root)) {
+        let attributes = MountAttributes { attr_set: libc::MOUNT_ATTR_RDONLY, ..UNCHANGED };
+        set_attributes(complete, &attributes, false)
+            .map_err(system("cannot make the root file system or a tmpfs read-only"))?;
     }
     pivot::enter(&root).map_err(|error| mount(&error))?;
     if let Some(propagation) = plan.propagation {

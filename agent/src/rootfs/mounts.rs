@@ -113,12 +113,13 @@ pub enum MountError {
 }
 
 impl Mount {
-    /// Makes the mount inside `root`.
+    /// Makes the mount inside `root`. What it returns is to be made read-only once the root is complete: see
+    /// [`Mount::is_filled_first`].
     ///
     /// # Errors
     ///
     /// [`MountError`] names the mount by its destination.
-    pub fn make(&self, root: BorrowedFd<'_>, origins: Origins<'_>) -> Result<(), MountError> {
+    pub fn make(&self, root: BorrowedFd<'_>, origins: Origins<'_>) -> Result<Option<OwnedFd>, MountError> {
         let (mount, place) = match &self.source {
             Source::Share(path) => self.bind(root, origins, path)?,
             Source::Cgroup => (self.cgroup(origins)?, self.place(ensure_directory(root, &self.destination))?),
@@ -128,7 +129,16 @@ impl Mount {
         };
         let destination = || self.destination.clone();
         attach(&mount, place).map_err(|source| MountError::Attach { destination: destination(), source })?;
-        self.propagate(&mount).map_err(|source| MountError::SetOptions { destination: destination(), source })
+        self.propagate(&mount)
+            .map_err(|source| MountError::SetOptions { destination: destination(), source })?;
+        Ok(self.is_filled_first().then_some(mount))
+    }
+
+    /// A tmpfs is empty: for devices, or for the places of other mounts, to be made in it, it has to be
+    /// writable at first even if it is to be read-only (as with runc).
+    fn is_filled_first(&self) -> bool {
+        self.options.is_readonly()
+            && matches!(&self.source, Source::FileSystem { kind, .. } if kind == "tmpfs")
     }
 
     /// A copy of a mount of the share, with the attributes asked for, and the place for it: a directory or a
@@ -221,8 +231,13 @@ impl Mount {
             Ok(fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())?)
         };
         let mount = make().map_err(|source| error(complaints(&context), source))?;
-        self.apply(&mount, &self.options.attributes, false)?;
-        self.apply(&mount, &self.options.recursive, true)?;
+        let mut attributes = [self.options.attributes, self.options.recursive];
+        if self.is_filled_first() {
+            attributes.iter_mut().for_each(|one| one.attr_set &= !libc::MOUNT_ATTR_RDONLY);
+        }
+        for one in &attributes {
+            self.apply(&mount, one, false)?;
+        }
         Ok(mount)
     }
 

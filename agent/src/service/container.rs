@@ -10,6 +10,7 @@ use super::{encode, status};
 use crate::container::Containers;
 use crate::container::request::ContainerSpec;
 use crate::failure::{Failure, FailureKind};
+use crate::kmsg;
 
 pub(super) async fn create(
     containers: &Arc<Containers>,
@@ -26,8 +27,14 @@ pub(super) async fn create(
     };
     let mut response = api::CreateContainerResponse::new();
     match created {
-        Ok(container) => response.pid = container.pid().as_raw_nonzero().get().unsigned_abs(),
-        Err(failure) => response.failure = MessageField::some(encode(failure)),
+        Ok(container) => {
+            kmsg::debug(|| format!("container {:?}: created", container.id()));
+            response.pid = container.pid().as_raw_nonzero().get().unsigned_abs();
+        }
+        Err(failure) => {
+            kmsg::debug(|| format!("no container: {failure}"));
+            response.failure = MessageField::some(encode(failure));
+        }
     }
     Ok(response)
 }
@@ -39,7 +46,9 @@ pub(super) async fn start(
     let container =
         containers.find(&request.container_id).map_err(|error| status(Code::NOT_FOUND, &error))?;
     let mut response = api::StartContainerResponse::new();
+    kmsg::debug(|| format!("container {:?}: starting", container.id()));
     if let Err(failure) = container.start().await {
+        kmsg::debug(|| format!("container {:?}: {failure}", container.id()));
         response.failure = MessageField::some(encode(failure));
     }
     Ok(response)

@@ -15,6 +15,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("a_recursive_bind_takes_submounts_along", recursive_bind),
     ("recursive_read_only_holds_for_submounts", recursive_readonly),
     ("a_tmpfs_has_its_size_and_mode", tmpfs),
+    ("a_read_only_tmpfs_is_filled_first", readonly_tmpfs),
     ("mount_attributes_are_set", attributes),
     ("the_default_devices_work", devices),
     ("an_existing_device_is_kept_and_a_wrong_one_covered", existing_devices),
@@ -120,6 +121,23 @@ fn tmpfs() {
         let outcome = guest.run(with_mounts(script, &mounts)).await.unwrap();
         assert_eq!(outcome.stdout, "1750\n65536\n");
         assert!(outcome.stderr.contains("No space left"), "{outcome:?}");
+    });
+}
+
+fn readonly_tmpfs() {
+    with_guest(async |guest| {
+        fs::create_dir(guest.share.join("mounts/0")).unwrap();
+        let mut request = with_mounts(
+            "echo x > /dev/null; touch /dev/x || touch /run/x || touch /run/data/x && stat -c %t:%T /dev/zero",
+            &[
+                mount_of("tmpfs", "tmpfs", "/run", &["rro", "nosuid"]),
+                mount_of("bind", "mounts/0", "/run/data", &["bind"]),
+            ],
+        );
+        request.mounts[1].options.push("ro".to_owned());
+        let outcome = guest.run(request).await.unwrap();
+        assert_eq!(outcome.stderr.matches("Read-only file system").count(), 2, "{outcome:?}");
+        assert_eq!(outcome.success(), "1:5\n");
     });
 }
 
