@@ -106,10 +106,12 @@ pub(crate) fn load(path: &Path) -> Result<Bundle, BundleError> {
 }
 
 fn read(path: &Path) -> io::Result<Vec<u8>> {
-    if !fs::metadata(path)?.is_file() {
+    let metadata = fs::metadata(path)?;
+    if !metadata.is_file() {
         return Err(io::Error::other("it is no regular file"));
     }
-    let mut json = Vec::new();
+    let size = usize::try_from(metadata.len().min(CONFIG_MAX)).unwrap_or(0);
+    let mut json = Vec::with_capacity(size + 1);
     File::open(path)?.take(CONFIG_MAX + 1).read_to_end(&mut json)?;
     if json.len() as u64 > CONFIG_MAX {
         return Err(io::Error::other("it is larger than 16 MiB"));

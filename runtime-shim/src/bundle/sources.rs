@@ -18,6 +18,13 @@ pub(crate) struct Sources {
     pub(crate) binds: Vec<(usize, PathBuf)>,
 }
 
+impl Sources {
+    /// Whether the n-th mount shows one file.
+    pub(crate) fn is_file(&self, index: usize) -> bool {
+        self.binds.iter().any(|(bind, source)| *bind == index && source.is_file())
+    }
+}
+
 /// A path of the bundle cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum SourceError {

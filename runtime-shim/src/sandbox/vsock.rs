@@ -3,6 +3,8 @@
 use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
 
+use rustix::net::RecvFlags;
+
 use super::directory::SandboxDirectory;
 
 /// `OK <port>\n` with the largest port.
@@ -41,12 +43,10 @@ impl Connecting {
     /// Reads the answer. What follows it on the socket is the guest's.
     pub(crate) fn finish(mut self) -> Result<UnixStream, ConnectError> {
         let mut answer = Vec::with_capacity(ANSWER_MAX);
-        // One byte at a time: a read too far would swallow what the guest says first.
         while answer.last() != Some(&b'\n') && answer.len() < ANSWER_MAX {
-            let mut byte = [0];
-            match self.socket.read(&mut byte) {
-                Ok(0) => break,
-                Ok(_) => answer.push(byte[0]),
+            match self.read_line_piece(ANSWER_MAX - answer.len()) {
+                Ok(piece) if piece.is_empty() => break,
+                Ok(piece) => answer.extend(piece),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == io::ErrorKind::ConnectionReset => break,
                 Err(error) => return Err(ConnectError::Device(error)),
@@ -57,6 +57,17 @@ impl Connecting {
         } else {
             Err(ConnectError::Refused { port: self.port })
         }
+    }
+
+    /// What is there of a line. Looks before it reads: a read too far would swallow what the guest says first.
+    fn read_line_piece(&mut self, most: usize) -> io::Result<Vec<u8>> {
+        let mut piece = vec![0; most];
+        let (_, there) = rustix::net::recv(&self.socket, piece.as_mut_slice(), RecvFlags::PEEK)?;
+        piece.truncate(there);
+        let end = piece.iter().position(|byte| *byte == b'\n').map_or(there, |newline| newline + 1);
+        piece.truncate(end);
+        self.socket.read_exact(&mut piece)?;
+        Ok(piece)
     }
 }
 

@@ -4,10 +4,12 @@ use std::path::PathBuf;
 
 use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
+use oci_spec::runtime::Spec;
 use vmm::hypervisor::select::Choice;
 
 use super::Failure;
-use crate::bundle::{load, sources, to_vm};
+use crate::bundle::sources::{self, Sources};
+use crate::bundle::{load, to_vm};
 use crate::config::{self, Config, Cpus, MemorySize};
 use crate::io::terminal;
 use crate::monitor::signals::Signals;
@@ -16,6 +18,7 @@ use crate::sandbox::child::withhold_inherited_fds;
 use crate::sandbox::driver;
 use crate::sandbox::guest_files;
 use crate::sandbox::installation::Installation;
+use crate::sandbox::mount_points::{self, Kind, MountPointError};
 use crate::sandbox::start::{Plan, Sandbox};
 
 /// Run a bundle in a virtual machine of its own
@@ -91,6 +94,7 @@ pub(super) fn main(arguments: &Arguments) -> Result<u8, Failure> {
     let kernel = guest_files::kernel(&config, &installation)?;
     let initrd = guest_files::initrd(&config, &installation)?;
     let chosen = driver::choose(&config, &installation)?;
+    make_mount_points(&bundle.spec, &sources)?;
     let plan = Plan {
         device_program,
         kernel,
@@ -103,6 +107,17 @@ pub(super) fn main(arguments: &Arguments) -> Result<u8, Failure> {
     let signals = Signals::block()?;
     let mut sandbox = Sandbox::start(plan, chosen.hypervisor.as_ref())?;
     relay::run(&mut sandbox, &signals, &bundle.spec, config.boot_timeout(chosen.emulated)).map_err(of_monitor)
+}
+
+/// Only where the guest cannot make them itself.
+fn make_mount_points(spec: &Spec, sources: &Sources) -> Result<(), MountPointError> {
+    if !spec.root().as_ref().is_some_and(|root| root.readonly().unwrap_or(false)) {
+        return Ok(());
+    }
+    let kind = |index| if sources.is_file(index) { Kind::File } else { Kind::Directory };
+    let mounts = spec.mounts().iter().flatten().enumerate();
+    let points: Vec<_> = mounts.map(|(index, mount)| (mount.destination().clone(), kind(index))).collect();
+    mount_points::make(&sources.rootfs, &points)
 }
 
 fn of_monitor(error: MonitorError) -> Failure {
