@@ -10,7 +10,7 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
 
-use rustix::fs::{MemfdFlags, SealFlags};
+use rustix::fs::{MemfdFlags, SealFlags, SeekFrom};
 use vhost::VhostUserMemoryRegionInfo;
 use vm_memory::{
     Address, Bytes, FileOffset, GuestAddress, GuestMemory, GuestMemoryError, GuestMemoryMmap,
@@ -44,6 +44,13 @@ pub(crate) enum MemoryError {
         #[source]
         source: GuestMemoryError,
     },
+    #[error("cannot copy {size:#x} bytes of a file to guest memory at {address:#x}")]
+    Copy {
+        address: u64,
+        size: u64,
+        #[source]
+        source: io::Error,
+    },
     #[error("cannot map a file into guest memory at {address:#x}")]
     MapFile {
         address: u64,
@@ -65,6 +72,12 @@ pub(crate) struct Region {
     pub(crate) guest: Range,
     /// Where this process sees it.
     pub(crate) host_address: u64,
+}
+
+/// A position in the memfd.
+struct Place<'a> {
+    memfd: &'a File,
+    offset: u64,
 }
 
 impl Memory {
@@ -114,6 +127,15 @@ impl Memory {
         region.get_host_address(MemoryRegionAddress(offset)).ok().map(|pointer| pointer as u64)
     }
 
+    /// Where in the memfd `size` bytes at `address` stand, if they are all in one region.
+    fn place(&self, address: u64, size: u64) -> Option<Place<'_>> {
+        self.host_address(address, size)?;
+        let region = self.map.find_region(GuestAddress(address))?;
+        let file = region.file_offset()?;
+        let offset = file.start() + (address - region.start_addr().raw_value());
+        Some(Place { memfd: file.file(), offset })
+    }
+
     /// Writes `bytes` at `address`.
     pub(crate) fn write(&self, address: u64, bytes: &[u8]) -> Result<(), MemoryError> {
         self.map.write_slice(bytes, GuestAddress(address)).map_err(|source| MemoryError::Write {
@@ -123,12 +145,48 @@ impl Memory {
         })
     }
 
-    /// Reads `size` bytes from the current position of `file` to `address`.
-    pub(crate) fn read_from(&self, address: u64, file: &mut File, size: u64) -> Result<(), MemoryError> {
-        let length = usize::try_from(size).map_err(|_overflow| MemoryError::Outside { address, size })?;
-        self.map
-            .read_exact_volatile_from(GuestAddress(address), file, length)
-            .map_err(|source| MemoryError::Write { address, size, source })
+    /// Copies `size` bytes of `file` from `offset` to `address`.
+    ///
+    /// The bytes go from the page cache into the memfd by `sendfile`, past this process's mapping: that takes
+    /// a third less work than `read`, which would fault each page in first.
+    pub(crate) fn copy_from(
+        &self,
+        address: u64,
+        file: &File,
+        mut offset: u64,
+        size: u64,
+    ) -> Result<(), MemoryError> {
+        let outside = || MemoryError::Outside { address, size };
+        let place = self.place(address, size).ok_or_else(outside)?;
+        let mut left = usize::try_from(size).map_err(|_overflow| outside())?;
+        let failed = |source: io::Error| MemoryError::Copy { address, size, source };
+        rustix::fs::seek(place.memfd, SeekFrom::Start(place.offset)).map_err(|e| failed(e.into()))?;
+        while left > 0 {
+            match rustix::fs::sendfile(place.memfd, file, Some(&mut offset), left) {
+                Ok(0) => return Err(failed(io::ErrorKind::UnexpectedEof.into())),
+                Ok(copied) => left -= copied,
+                Err(rustix::io::Errno::INTR) => {}
+                Err(error) => return Err(failed(error.into())),
+            }
+        }
+        Ok(())
+    }
+
+    /// Offset of the first page that starts with `magic`, of the `size` bytes at `address`.
+    pub(crate) fn find_page(
+        &self,
+        address: u64,
+        size: u64,
+        magic: [u8; 4],
+    ) -> Result<Option<u64>, MemoryError> {
+        let outside = || MemoryError::Outside { address, size };
+        let length = usize::try_from(size).map_err(|_overflow| outside())?;
+        let slice = self.map.get_slice(GuestAddress(address), length).map_err(|_unmapped| outside())?;
+        let starts_with_magic = |page: &u64| {
+            let offset = usize::try_from(*page).unwrap_or(usize::MAX);
+            slice.read_obj::<[u8; 4]>(offset).is_ok_and(|start| start == magic)
+        };
+        Ok((0..size).step_by(4096).find(starts_with_magic))
     }
 
     /// Lays `size` bytes of `file` from `offset` over guest memory at `address`, copy-on-write. Pages that
@@ -156,16 +214,15 @@ impl Memory {
         let outside = || MemoryError::Outside { address, size };
         let host = self.host_address(address, size).ok_or_else(outside)?;
         let length = usize::try_from(size).map_err(|_overflow| outside())?;
-        let region = self.map.find_region(GuestAddress(address)).ok_or_else(outside)?;
-        let place = region.file_offset().ok_or_else(outside)?;
-        let offset = place.start() + (address - region.start_addr().raw_value());
-        let offset = i64::try_from(offset).map_err(|_overflow| outside())?;
+        let place = self.place(address, size).ok_or_else(outside)?;
+        let offset = i64::try_from(place.offset).map_err(|_overflow| outside())?;
         let flags = libc::MAP_SHARED | libc::MAP_NORESERVE;
-        replace_pages(host, length, flags, place.file(), offset)
+        replace_pages(host, length, flags, place.memfd, offset)
             .map_err(|source| MemoryError::MapFile { address, source })
     }
 
-    /// Reads `bytes.len()` bytes at `address`, for tests and post-mortems.
+    /// Reads `bytes.len()` bytes at `address`.
+    #[cfg(test)]
     pub(crate) fn read(&self, address: u64, bytes: &mut [u8]) -> Result<(), MemoryError> {
         let size = bytes.len() as u64;
         self.map
@@ -179,10 +236,9 @@ impl Memory {
     /// The page at `address` as backends see it.
     pub(crate) fn memfd_page(&self, address: u64) -> Vec<u8> {
         use std::os::unix::fs::FileExt;
-        let region = self.map.find_region(GuestAddress(address)).unwrap();
-        let place = region.file_offset().unwrap();
+        let place = self.place(address, 4096).unwrap();
         let mut page = vec![0; 4096];
-        place.file().read_exact_at(&mut page, place.start() + address).unwrap();
+        place.memfd.read_exact_at(&mut page, place.offset).unwrap();
         page
     }
 }
@@ -250,6 +306,24 @@ mod tests {
         assert_eq!(memory.host_address(64 << 20, 1), None);
         assert_eq!(memory.host_address(u64::MAX, 1), None);
         assert_eq!(memory.host_address(8, u64::MAX), None);
+    }
+
+    #[test]
+    fn a_copy_is_seen_here_and_by_backends_in_both_regions() {
+        let memory = Memory::new(3073).unwrap();
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(&[5; 10_000]).unwrap();
+        for address in [0x10_0000, layout::MMIO_GAP_END] {
+            memory.copy_from(address, &file, 100, 4097).unwrap();
+            let mut bytes = [0; 2];
+            memory.read(address + 4096, &mut bytes).unwrap();
+            assert_eq!(bytes, [5, 0]);
+            assert!(memory.memfd_page(address) == vec![5; 4096]);
+        }
+        let short = memory.copy_from(0x10_0000, &file, 9000, 1001);
+        assert!(matches!(short, Err(MemoryError::Copy { .. })));
+        let outside = memory.copy_from(layout::MMIO_GAP - 1, &file, 0, 2);
+        assert!(matches!(outside, Err(MemoryError::Outside { .. })));
     }
 
     #[test]

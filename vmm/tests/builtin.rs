@@ -1,4 +1,5 @@
 //! The driver `builtin` and its process on the host's KVM, with guests of a few instructions in an ELF file.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "clippy knows helpers of tests only in modules")]
 
 use std::fs::File;
 use std::io::{Read, Write};

@@ -23,15 +23,15 @@ pub(crate) enum InitrdError {
     Load(#[source] MemoryError),
 }
 
-/// Loads the initrd in `file`, at its start, above `kernel_end`.
-pub(crate) fn load(memory: &Memory, file: &mut File, kernel_end: u64) -> Result<Range, InitrdError> {
+/// Loads the initrd in `file` above `kernel_end`.
+pub(crate) fn load(memory: &Memory, file: &File, kernel_end: u64) -> Result<Range, InitrdError> {
     let size = file.metadata().map_err(InitrdError::Size)?.len();
     if size == 0 {
         return Err(InitrdError::Empty);
     }
     let start = memory.low_end().checked_sub(size).map(|start| start / PAGE_SIZE * PAGE_SIZE);
     let start = start.filter(|start| *start >= kernel_end).ok_or(InitrdError::TooLarge { size })?;
-    memory.read_from(start, file, size).map_err(InitrdError::Load)?;
+    memory.copy_from(start, file, 0, size).map_err(InitrdError::Load)?;
     Ok(Range { start, size })
 }
 
@@ -50,7 +50,7 @@ mod tests {
     #[test]
     fn it_ends_in_the_last_page_of_low_memory() {
         let memory = Memory::new(64).unwrap();
-        let range = load(&memory, &mut file(&[9; 5000]), 0x200_0000).unwrap();
+        let range = load(&memory, &file(&[9; 5000]), 0x200_0000).unwrap();
         assert_eq!(range, Range { start: (64 << 20) - 8192, size: 5000 });
         let mut last = [0; 1];
         memory.read(range.start + 4999, &mut last).unwrap();
@@ -60,12 +60,11 @@ mod tests {
     #[test]
     fn empty_and_too_large_ones_are_refused() {
         let memory = Memory::new(64).unwrap();
-        assert!(matches!(load(&memory, &mut file(&[]), 0), Err(InitrdError::Empty)));
+        assert!(matches!(load(&memory, &file(&[]), 0), Err(InitrdError::Empty)));
         let large = file(&[1]);
         large.set_len(65 << 20).unwrap();
-        let mut large = large;
-        assert!(matches!(load(&memory, &mut large, 0), Err(InitrdError::TooLarge { .. })));
-        let result = load(&memory, &mut file(&[1; 4097]), (64 << 20) - 4096);
+        assert!(matches!(load(&memory, &large, 0), Err(InitrdError::TooLarge { .. })));
+        let result = load(&memory, &file(&[1; 4097]), (64 << 20) - 4096);
         assert!(matches!(result, Err(InitrdError::TooLarge { size: 4097 })));
     }
 }

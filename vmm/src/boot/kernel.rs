@@ -13,10 +13,8 @@
 //! The file must not change while the guest runs, as with any mapped program.
 
 use std::fs::File;
-use std::io::{Seek, SeekFrom};
 
 use super::elf::{self, ElfError, Image, Piece, Placement};
-use crate::arch::x86_64::layout::PAGE_SIZE;
 use crate::memory::{Memory, MemoryError};
 
 /// The kernel could not be loaded.
@@ -30,12 +28,6 @@ pub(crate) enum KernelError {
         #[source]
         source: MemoryError,
     },
-    #[error("cannot find its segment at {address:#x} in the file")]
-    Seek {
-        address: u64,
-        #[source]
-        source: std::io::Error,
-    },
 }
 
 /// A kernel in guest memory.
@@ -48,7 +40,7 @@ pub(crate) struct Kernel {
 }
 
 /// Loads the kernel in `file` to the addresses for which it was linked.
-pub(crate) fn load(memory: &Memory, file: &mut File) -> Result<Kernel, KernelError> {
+pub(crate) fn load(memory: &Memory, file: &File) -> Result<Kernel, KernelError> {
     let image = elf::read_image(file, memory.low_end()).map_err(KernelError::Image)?;
     let Image { entry, segments, constants } = image;
     for segment in &segments {
@@ -60,47 +52,20 @@ pub(crate) fn load(memory: &Memory, file: &mut File) -> Result<Kernel, KernelErr
     Ok(Kernel { entry, end })
 }
 
-fn place(memory: &Memory, file: &mut File, piece: Piece) -> Result<(), KernelError> {
+fn place(memory: &Memory, file: &File, piece: Piece) -> Result<(), KernelError> {
     let Piece { placement, address, offset, size } = piece;
     let failed = |source| KernelError::Load { address, source };
-    match placement {
-        Placement::Copy => copy(memory, file, piece),
-        Placement::Map => {
-            memory.map_private(address, file, offset, size).map_err(failed)?;
-            let Some(constant) = first_elf_image(memory, address, size).map_err(failed)? else {
-                return Ok(());
-            };
-            memory.restore(address + constant, size - constant).map_err(failed)?;
-            copy(
-                memory,
-                file,
-                Piece {
-                    address: address + constant,
-                    offset: offset + constant,
-                    size: size - constant,
-                    ..piece
-                },
-            )
-        }
+    if placement == Placement::Copy {
+        return memory.copy_from(address, file, offset, size).map_err(failed);
     }
-}
-
-fn copy(memory: &Memory, file: &mut File, piece: Piece) -> Result<(), KernelError> {
-    let Piece { address, offset, size, .. } = piece;
-    file.seek(SeekFrom::Start(offset)).map_err(|source| KernelError::Seek { address, source })?;
-    memory.read_from(address, file, size).map_err(|source| KernelError::Load { address, source })
-}
-
-/// Offset of the first page that starts like an ELF file, as a vDSO does.
-fn first_elf_image(memory: &Memory, address: u64, size: u64) -> Result<Option<u64>, MemoryError> {
-    for page in (0..size).step_by(usize::try_from(PAGE_SIZE).unwrap_or(usize::MAX)) {
-        let mut start = [0; 4];
-        memory.read(address + page, &mut start)?;
-        if start == *b"\x7fELF" {
-            return Ok(Some(page));
-        }
+    memory.map_private(address, file, offset, size).map_err(failed)?;
+    if placement == Placement::MapCode {
+        return Ok(());
     }
-    Ok(None)
+    let vdso = memory.find_page(address, size, elf::MAGIC).map_err(failed)?;
+    let Some(vdso) = vdso else { return Ok(()) };
+    memory.restore(address + vdso, size - vdso).map_err(failed)?;
+    memory.copy_from(address + vdso, file, offset + vdso, size - vdso).map_err(failed)
 }
 
 #[cfg(test)]
@@ -113,8 +78,8 @@ mod tests {
         let memory = Memory::new(64).unwrap();
         let mut kernel_file = KernelFile::typical();
         kernel_file.write_at(0x3000, b"\x7fELF and on");
-        let mut file = kernel_file.file();
-        let kernel = load(&memory, &mut file).unwrap();
+        let file = kernel_file.file();
+        let kernel = load(&memory, &file).unwrap();
         assert_eq!(kernel.entry, 0x100_0000);
 
         let mut loaded = vec![0; 0x4000];
@@ -129,7 +94,7 @@ mod tests {
     #[test]
     fn a_file_that_is_no_kernel_says_so() {
         let memory = Memory::new(64).unwrap();
-        let mut file = KernelFile { bytes: b"#!/bin/sh\n".to_vec() }.file();
-        assert!(matches!(load(&memory, &mut file), Err(KernelError::Image(ElfError::NotElf))));
+        let file = KernelFile { bytes: b"#!/bin/sh\n".to_vec() }.file();
+        assert!(matches!(load(&memory, &file), Err(KernelError::Image(ElfError::NotElf))));
     }
 }

@@ -119,9 +119,9 @@ fn load_boot_files(
     memory: &Memory,
 ) -> Result<Kernel, AssembleError> {
     let path = |file: &BootFile| file.path.clone();
-    let kernel = kernel::load(memory, &mut File::from(kernel))
+    let kernel = kernel::load(memory, &File::from(kernel))
         .map_err(|source| AssembleError::Kernel { path: path(&config.kernel), source })?;
-    let initrd = initrd::load(memory, &mut File::from(initrd), kernel.end)
+    let initrd = initrd::load(memory, &File::from(initrd), kernel.end)
         .map_err(|source| AssembleError::Initrd { path: path(&config.initrd), source })?;
     write_start(config, memory, initrd)?;
     Ok(kernel)

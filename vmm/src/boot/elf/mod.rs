@@ -12,7 +12,8 @@ use vm_memory::ByteValued;
 
 use crate::arch::x86_64::layout::{self, PAGE_SIZE};
 
-const MAGIC: [u8; 4] = *b"\x7fELF";
+/// What every ELF file starts with.
+pub(crate) const MAGIC: [u8; 4] = *b"\x7fELF";
 /// What follows the magic: class 64-bit, data little-endian.
 const CLASS: [u8; 2] = [2, 1];
 const TYPE_EXECUTABLE: u16 = 2;
@@ -23,8 +24,9 @@ const MAX_HEADERS: u16 = 256;
 const MAX_NAMES: u64 = 64 * 1024;
 /// Bytes of a section header; `linux-loader` has no structure for it.
 const SECTION_HEADER_SIZE: usize = 64;
-/// The sections whose pages the kernel keeps for ever and never hands to a device.
-const CONSTANT_SECTIONS: [&[u8]; 2] = [b".text", b".rodata"];
+/// The sections whose pages the kernel keeps for ever and never hands to a device, and how to place them.
+const CONSTANT_SECTIONS: [(&[u8], Placement); 2] =
+    [(b".text", Placement::MapCode), (b".rodata", Placement::MapConstants)];
 
 /// A file is no kernel that can be booted.
 #[derive(Debug, thiserror::Error)]
@@ -84,8 +86,19 @@ pub(crate) struct Image {
     pub(crate) entry: u64,
     /// Sorted by address, without overlap, all inside guest memory.
     pub(crate) segments: Vec<Segment>,
-    /// File ranges (offset, size) of sections that no device ever sees.
-    pub(crate) constants: Vec<(u64, u64)>,
+    /// Sections that no device ever sees.
+    pub(crate) constants: Vec<Constants>,
+}
+
+/// A section of which the file can be mapped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Constants {
+    /// Where its bytes stand in the file.
+    pub(crate) offset: u64,
+    /// How many.
+    pub(crate) size: u64,
+    /// How its whole pages are placed.
+    pub(crate) placement: Placement,
 }
 
 /// Reads and checks the headers of `file` for a guest whose low memory ends at `memory_end`.
@@ -164,7 +177,7 @@ fn read_segments(
 }
 
 /// Finds the sections of [`CONSTANT_SECTIONS`]; an error or nothing if the file has no usable section table.
-fn read_constants(file: &File, header: &Elf64_Ehdr) -> Option<Vec<(u64, u64)>> {
+fn read_constants(file: &File, header: &Elf64_Ehdr) -> Option<Vec<Constants>> {
     if usize::from(header.e_shentsize) != SECTION_HEADER_SIZE || header.e_shnum > MAX_HEADERS {
         return None;
     }
@@ -183,8 +196,10 @@ fn read_constants(file: &File, header: &Elf64_Ehdr) -> Option<Vec<(u64, u64)>> {
         let section = section(index)?;
         let name = names.get(usize::try_from(section.name).ok()?..)?;
         let name = name.split(|byte| *byte == 0).next()?;
-        if CONSTANT_SECTIONS.contains(&name) {
-            found.push((section.offset, section.size));
+        let constant = CONSTANT_SECTIONS.iter().find(|(constant, _)| *constant == name);
+        if let Some((_, placement)) = constant {
+            let Section { offset, size, .. } = section;
+            found.push(Constants { offset, size, placement: *placement });
         }
     }
     Some(found)
@@ -222,7 +237,9 @@ pub(crate) enum Placement {
     /// Copied.
     Copy,
     /// The file itself is mapped, copy-on-write.
-    Map,
+    MapCode,
+    /// The same, but there may be a vDSO among it, which is to be copied.
+    MapConstants,
 }
 
 /// A stretch of a segment's bytes in the file.
@@ -236,7 +253,7 @@ pub(crate) struct Piece {
 
 /// Cuts the bytes of `segment` into whole pages that can be mapped, because they belong to one of
 /// `constants`, and the rest that must be copied. The pieces are in order and cover the segment's bytes once.
-pub(crate) fn plan(segment: &Segment, constants: &[(u64, u64)]) -> Vec<Piece> {
+pub(crate) fn plan(segment: &Segment, constants: &[Constants]) -> Vec<Piece> {
     let mut pieces = Vec::new();
     let mut done = segment.offset;
     let end = segment.offset + segment.file_size;
@@ -248,13 +265,13 @@ pub(crate) fn plan(segment: &Segment, constants: &[(u64, u64)]) -> Vec<Piece> {
     };
     let congruent = segment.address % PAGE_SIZE == segment.offset % PAGE_SIZE;
     let mut constants: Vec<_> = if congruent { constants.to_vec() } else { Vec::new() };
-    constants.sort_unstable();
-    for (offset, size) in constants {
+    constants.sort_unstable_by_key(|constants| constants.offset);
+    for Constants { offset, size, placement } in constants {
         let from = offset.max(done).checked_next_multiple_of(PAGE_SIZE).unwrap_or(end);
         let to = offset.saturating_add(size).min(end) / PAGE_SIZE * PAGE_SIZE;
         if from < to {
             push(Placement::Copy, done, from);
-            push(Placement::Map, from, to);
+            push(placement, from, to);
             done = to;
         }
     }

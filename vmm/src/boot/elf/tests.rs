@@ -77,14 +77,17 @@ fn a_kernel_is_read() {
                 Segment { address: 0x100_0000, offset: 0x1000, file_size: 0x4000, memory_size: 0x4000 },
                 Segment { address: 0x120_0000, offset: 0x5000, file_size: 0x800, memory_size: 0x2000 },
             ],
-            constants: vec![(0x1000, 0x1000), (0x2000, 0x2004)],
+            constants: vec![
+                Constants { offset: 0x1000, size: 0x1000, placement: Placement::MapCode },
+                Constants { offset: 0x2000, size: 0x2004, placement: Placement::MapConstants },
+            ],
         }
     );
     assert_eq!(
         plan(&image.segments[0], &image.constants),
         [
-            Piece { placement: Placement::Map, address: 0x100_0000, offset: 0x1000, size: 0x1000 },
-            Piece { placement: Placement::Map, address: 0x100_1000, offset: 0x2000, size: 0x2000 },
+            Piece { placement: Placement::MapCode, address: 0x100_0000, offset: 0x1000, size: 0x1000 },
+            Piece { placement: Placement::MapConstants, address: 0x100_1000, offset: 0x2000, size: 0x2000 },
             Piece { placement: Placement::Copy, address: 0x100_3000, offset: 0x4000, size: 0x1000 },
         ]
     );
@@ -176,8 +179,10 @@ fn a_plan_always_covers_a_segment_once_and_maps_only_whole_pages() {
         let file_size = numbers.below(0x9000);
         let segment = Segment { address, offset, file_size, memory_size: file_size };
         let constants: Vec<_> = (0..numbers.below(4))
-            .map(|_| {
-                (numbers.below(0x14000), if numbers.below(9) == 0 { u64::MAX } else { numbers.below(0x8000) })
+            .map(|_| Constants {
+                offset: numbers.below(0x14000),
+                size: if numbers.below(9) == 0 { u64::MAX } else { numbers.below(0x8000) },
+                placement: Placement::MapCode,
             })
             .collect();
         let mut next = offset;
@@ -185,14 +190,11 @@ fn a_plan_always_covers_a_segment_once_and_maps_only_whole_pages() {
             assert_eq!(piece.offset, next, "case {case}: {segment:x?} {constants:x?}");
             assert_eq!(piece.address - address, piece.offset - offset);
             assert!(piece.size > 0);
-            if piece.placement == Placement::Map {
+            if piece.placement != Placement::Copy {
                 assert_eq!((piece.address | piece.offset | piece.size) % PAGE_SIZE, 0);
                 let end = piece.offset + piece.size;
-                assert!(
-                    constants
-                        .iter()
-                        .any(|(from, size)| { *from <= piece.offset && end <= from.saturating_add(*size) })
-                );
+                assert!(constants.iter().any(|section| section.offset <= piece.offset
+                    && end <= section.offset.saturating_add(section.size)));
             }
             next += piece.size;
         }
