@@ -47,7 +47,7 @@ pub(crate) fn run(
     boot.hello()?;
     let agent = boot.connect_agent()?;
     let (streams, tokens) = if terminal { boot.connect_terminal()? } else { boot.connect_streams()? };
-    let mut workload = Workload { sandbox, signals, agent, unanswered: Vec::new(), resizes: Vec::new() };
+    let mut workload = Workload { sandbox, signals, agent };
 
     let mut request = to_agent::create_request(CONTAINER_ID, spec, tokens);
     if terminal && let (Ok(size), Some(process)) = (terminal::size(), request.process.as_mut()) {
@@ -95,10 +95,6 @@ struct Workload<'a> {
     sandbox: &'a mut Sandbox,
     signals: &'a Signals,
     agent: AgentClient,
-    /// Signals sent, for which nobody waits.
-    unanswered: Vec<Pending<proto::SignalProcessRequest>>,
-    /// Window sizes sent, for which nobody waits.
-    resizes: Vec<Pending<proto::ResizeTerminalRequest>>,
 }
 
 impl Workload<'_> {
@@ -127,8 +123,6 @@ impl Workload<'_> {
                     if let Err(error) = self.agent.progress() {
                         return Err(self.cause(error.into()));
                     }
-                    self.agent.forget(&self.unanswered);
-                    self.agent.forget(&self.resizes);
                 }
                 Event::Signal(signal) if on_signal == OnSignal::Forward => self.forward(signal),
                 Event::Signal(signal) if signals::aborts(signal) => {
@@ -152,22 +146,16 @@ impl Workload<'_> {
     /// Passes a signal on without waiting. SIGWINCH is for the terminal, if there is one.
     fn forward(&mut self, signal: u32) {
         let sent = match terminal_size_after(signal) {
-            Some(size) => self
-                .agent
-                .send(&proto::ResizeTerminalRequest {
-                    container_id: CONTAINER_ID.into(),
-                    size: MessageField::some(size),
-                    ..Default::default()
-                })
-                .map(|pending| self.resizes.push(pending)),
-            None => self
-                .agent
-                .send(&proto::SignalProcessRequest {
-                    container_id: CONTAINER_ID.into(),
-                    signal,
-                    ..Default::default()
-                })
-                .map(|pending| self.unanswered.push(pending)),
+            Some(size) => self.agent.notify(&proto::ResizeTerminalRequest {
+                container_id: CONTAINER_ID.into(),
+                size: MessageField::some(size),
+                ..Default::default()
+            }),
+            None => self.agent.notify(&proto::SignalProcessRequest {
+                container_id: CONTAINER_ID.into(),
+                signal,
+                ..Default::default()
+            }),
         };
         if let Err(error) = sent {
             tracing::warn!(signal, %error, "cannot pass a signal on");

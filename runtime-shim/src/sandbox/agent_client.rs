@@ -28,6 +28,9 @@ const RESPONSE_MAX: usize = 64 << 10;
 /// How much may wait for an agent that does not read. A container's configuration is the largest request.
 const OUTGOING_MAX: usize = 16 << 20;
 
+/// How many calls an agent may leave unanswered.
+const OPEN_MAX: usize = 4096;
+
 /// A call to the agent failed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum AgentError {
@@ -89,6 +92,22 @@ pub(crate) struct Pending<C> {
     call: PhantomData<C>,
 }
 
+/// A call that the agent has not answered.
+#[derive(Debug)]
+struct Open {
+    stream: u32,
+    answer: Answer,
+}
+
+/// What happens to an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Answer {
+    /// Kept until it is taken.
+    Awaited,
+    /// Dropped.
+    Ignored,
+}
+
 /// The connection.
 #[derive(Debug)]
 pub(crate) struct AgentClient {
@@ -99,8 +118,8 @@ pub(crate) struct AgentClient {
     /// Answers that nobody has taken yet, with the stream they came on. Bounded by the calls sent: an answer
     /// to a stream that was never opened is a protocol error.
     answers: Vec<(u32, Vec<u8>)>,
-    /// Streams of calls without an answer yet.
-    open: Vec<u32>,
+    /// Calls without an answer yet.
+    open: Vec<Open>,
     closed: bool,
 }
 
@@ -126,6 +145,15 @@ impl AgentClient {
 
     /// Sends a call, without waiting.
     pub(crate) fn send<C: Call>(&mut self, call: &C) -> Result<Pending<C>, AgentError> {
+        Ok(Pending { stream: self.enqueue(call, Answer::Awaited)?, call: PhantomData })
+    }
+
+    /// Sends a call whose answer nobody needs.
+    pub(crate) fn notify<C: Call>(&mut self, call: &C) -> Result<(), AgentError> {
+        self.enqueue(call, Answer::Ignored).map(|_stream| ())
+    }
+
+    fn enqueue<C: Call>(&mut self, call: &C, answer: Answer) -> Result<u32, AgentError> {
         let envelope = Envelope {
             service: SERVICE.to_owned(),
             method: C::METHOD.to_owned(),
@@ -136,14 +164,14 @@ impl AgentClient {
         let stream = self.next_stream;
         self.next_stream = stream.wrapping_add(2);
         let length = u32::try_from(bytes.len()).map_err(|_too_long| AgentError::Stuck)?;
-        if self.outgoing.len() + bytes.len() > OUTGOING_MAX {
+        if self.outgoing.len() + bytes.len() > OUTGOING_MAX || self.open.len() >= OPEN_MAX {
             return Err(AgentError::Stuck);
         }
         self.outgoing.extend(Vec::from(MessageHeader::new_request(stream, length)));
         self.outgoing.extend(bytes);
-        self.open.push(stream);
+        self.open.push(Open { stream, answer });
         self.flush()?;
-        Ok(Pending { stream, call: PhantomData })
+        Ok(stream)
     }
 
     /// Reads and writes what is possible without waiting.
@@ -159,11 +187,6 @@ impl AgentClient {
             return Some(decode::<C>(&payload));
         }
         self.closed.then_some(Err(AgentError::Closed))
-    }
-
-    /// Drops the answers to calls that nobody waits for, e.g. signals.
-    pub(crate) fn forget<C: Call>(&mut self, pending: &[Pending<C>]) {
-        self.answers.retain(|(stream, _)| !pending.iter().any(|call| call.stream == *stream));
     }
 
     fn flush(&mut self) -> Result<(), AgentError> {
@@ -213,13 +236,15 @@ impl AgentClient {
             else {
                 return Ok(());
             };
-            let Some(place) = self.open.iter().position(|stream| *stream == header.stream_id) else {
+            let Some(place) = self.open.iter().position(|call| call.stream == header.stream_id) else {
                 return Err(AgentError::Protocol("it answers no call"));
             };
             if header.type_ != MESSAGE_TYPE_RESPONSE {
                 return Err(AgentError::Protocol("it is no response"));
             }
-            self.answers.push((self.open.swap_remove(place), payload.to_vec()));
+            if self.open.swap_remove(place).answer == Answer::Awaited {
+                self.answers.push((header.stream_id, payload.to_vec()));
+            }
             self.incoming.drain(..MESSAGE_HEADER_LENGTH + length);
         }
         Ok(())

@@ -131,3 +131,19 @@ fn an_answer_that_is_no_message_is_an_error() {
     client.progress().unwrap();
     assert!(matches!(client.answer(&pending), Some(Err(AgentError::Codec(_)))));
 }
+
+#[test]
+fn answers_that_nobody_needs_are_dropped_and_an_agent_that_owes_too_many_is_stuck() {
+    let (mut client, mut far) = pair();
+    let signal = proto::SignalProcessRequest { signal: 15, ..Default::default() };
+    client.notify(&signal).unwrap();
+    let (stream, _) = request(&mut far);
+    far.write_all(&frame(stream, &Response::default())).unwrap();
+    client.progress().unwrap();
+    assert!(client.answers.is_empty() && client.open.is_empty());
+
+    for _ in 0..OPEN_MAX {
+        client.notify(&signal).unwrap();
+    }
+    assert!(matches!(client.notify(&signal), Err(AgentError::Stuck)));
+}
