@@ -1,3 +1,4 @@
+#![allow(clippy::unwrap_used, reason = "a test ends at its first surprise")]
 //! The new root directory, on the real kernel. Needs root (`CAP_SYS_ADMIN`).
 //!
 //! Each test confines a thread of its own: a mount namespace and a root directory belong to threads, not to

@@ -110,3 +110,6 @@ impl Device for FsDevice {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
