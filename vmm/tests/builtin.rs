@@ -234,3 +234,32 @@ fn a_backend_that_is_gone_is_named() {
     let text = failure(VmConfig { devices, ..bench.config() });
     assert!(text.contains("cannot connect virtio-rng: the backend failed"), "{text}");
 }
+
+#[test]
+fn a_backend_that_dies_ends_the_machine_and_is_named() {
+    if !kvm() {
+        return;
+    }
+    let bench = Bench::new(&kernel(&SPIN));
+    let (ours, mut theirs) = UnixStream::pair().unwrap();
+    let devices = vec![VhostUserDevice { kind: DeviceKind::Rng, socket: ours.into() }];
+    // As much of a backend as the start needs: GET_FEATURES (1) is answered with version 1 and protocol
+    // features; SET_PROTOCOL_FEATURES (16) is the last request before the guest runs.
+    let backend = std::thread::spawn(move || {
+        let mut header = [0; 12];
+        while header[0] != 16 {
+            theirs.read_exact(&mut header).unwrap();
+            let mut body = vec![0; usize::from(header[8])];
+            theirs.read_exact(&mut body).unwrap();
+            if header[0] == 1 {
+                theirs.write_all(&[1, 0, 0, 0, 5, 0, 0, 0, 8, 0, 0, 0]).unwrap();
+                theirs.write_all(&(1_u64 << 30 | 1 << 32).to_le_bytes()).unwrap();
+            }
+        }
+        theirs
+    });
+    let mut vm = driver().start(VmConfig { devices, ..bench.config() }).unwrap();
+    drop(backend.join().unwrap());
+    let message = "the backend of virtio-rng has ended".to_owned();
+    assert_eq!(vm.wait().unwrap(), VmExit::Failed { message });
+}

@@ -187,3 +187,6 @@ fn negotiate(frontend: &mut Frontend) -> Result<u64, ConnectError> {
 pub(crate) fn stream(socket: OwnedFd) -> UnixStream {
     UnixStream::from(socket)
 }
+
+#[cfg(test)]
+mod tests;
