@@ -45,9 +45,9 @@ pub(crate) enum BundleError {
         source: io::Error,
     },
     /// Not there.
-    #[error("cannot read {}: No such file or directory; write one with `sandbox spec`", path.display())]
+    #[error("the bundle {} has no {CONFIG_FILE}; write one with `sandbox spec`", path.display())]
     NoConfig {
-        /// Where it should be.
+        /// The bundle.
         path: PathBuf,
     },
     /// Not readable.
@@ -98,7 +98,7 @@ pub(crate) fn load(path: &Path) -> Result<Bundle, BundleError> {
     }
     let file = directory.join(CONFIG_FILE);
     let json = read(&file).map_err(|source| match source.kind() {
-        io::ErrorKind::NotFound => BundleError::NoConfig { path: file.clone() },
+        io::ErrorKind::NotFound => BundleError::NoConfig { path: path.to_owned() },
         _ => BundleError::Read { path: file.clone(), source },
     })?;
     let spec = parse(&json, &file)?;

@@ -111,7 +111,6 @@ impl DeviceProcess {
 
         let fs = FsConfig {
             listener_fd: backend(DeviceKind::Fs { tag: SHARE_TAG.into() }, "fs", &mut inherited)?,
-            tag: SHARE_TAG.into(),
             exports,
             cache: options.cache,
             xattr: options.xattr,
