@@ -22,6 +22,7 @@ mod virtio;
 use std::error::Error;
 use std::fs::File;
 use std::process::ExitCode;
+use std::time::Instant;
 
 use machine::event_loop::End;
 use vmm::control::{Channel, FdNumber, FromProcess, InheritError, ProcessConfig, inherit};
@@ -89,9 +90,11 @@ fn run(config_fd: FdNumber, control: &Channel) -> ExitCode {
 }
 
 fn run_machine(config_fd: FdNumber, control: &Channel) -> Result<End, Box<dyn Error>> {
+    let begin = Instant::now();
     let config = read_config(config_fd)?;
     process_log::start(config.verbose_console);
     let machine = machine::assemble::assemble(&config)?;
+    log::info!("the machine was put together in {:?}", begin.elapsed());
     Ok(machine::event_loop::run(machine, control)?)
 }
 

@@ -190,9 +190,9 @@ fn virtio_device(
     let queues = model.queue_sizes.len();
     let backend = VhostUser::connect(frontend::stream(socket), queues, Arc::clone(memory), call)
         .map_err(|source| AssembleError::Connect { name, source })?;
-    let notify = slot.base + u64::from(virtio_bindings::virtio_mmio::VIRTIO_MMIO_QUEUE_NOTIFY);
-    for (queue, kick) in (0..).zip(backend.kicks()) {
-        vm.connect_write(kick, notify, queue).map_err(AssembleError::Vm)?;
+    for (register, value, event) in backend.event_registers() {
+        let address = slot.base + u64::from(register);
+        vm.connect_write(event, address, value).map_err(AssembleError::Vm)?;
     }
     Ok(VirtioMmio::new(model, Box::new(backend), interrupt))
 }

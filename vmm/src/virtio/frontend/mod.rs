@@ -13,6 +13,9 @@ use vhost::vhost_user::message::{VhostUserProtocolFeatures, VhostUserVirtioFeatu
 use vhost::vhost_user::{Frontend, VhostUserFrontend};
 use vhost::{VhostBackend, VringConfigData};
 use virtio_bindings::virtio_config::{VIRTIO_F_IN_ORDER, VIRTIO_F_VERSION_1};
+use virtio_bindings::virtio_mmio::{
+    VIRTIO_MMIO_INT_VRING, VIRTIO_MMIO_INTERRUPT_ACK, VIRTIO_MMIO_QUEUE_NOTIFY,
+};
 use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
@@ -60,6 +63,8 @@ pub(crate) struct VhostUser {
     kicks: Vec<EventFd>,
     /// Signalled by the backend for used buffers; raises the device's interrupt.
     call: EventFd,
+    /// Signalled by the guest's acknowledgements of used buffers.
+    acknowledged: EventFd,
     /// What the backend offers, vhost-user's own bit included.
     offered: u64,
     /// Numbers of the queues that it serves.
@@ -81,14 +86,20 @@ impl VhostUser {
             .map(|_| EventFd::new(EFD_NONBLOCK))
             .collect::<Result<_, _>>()
             .map_err(at_socket("make the eventfds"))?;
+        let acknowledged = EventFd::new(EFD_NONBLOCK).map_err(at_socket("make the eventfds"))?;
         let mut frontend = Frontend::from_stream(socket, queues as u64);
         let offered = negotiate(&mut frontend)?;
-        Ok(Self { frontend, memory, kicks, call, offered, serving: Vec::new() })
+        Ok(Self { frontend, memory, kicks, call, acknowledged, offered, serving: Vec::new() })
     }
 
-    /// The eventfds that the guest's kicks are to signal.
-    pub(crate) fn kicks(&self) -> &[EventFd] {
-        &self.kicks
+    /// The registers whose writing with a certain value is to signal an eventfd and not to leave the guest:
+    /// (register, value, eventfd).
+    ///
+    /// Beside the kicks that is the acknowledgement of used buffers alone. It has no effect, as the device
+    /// never knows whether there are any, and with each interrupt comes one; so nobody reads the eventfd.
+    pub(crate) fn event_registers(&self) -> impl Iterator<Item = (u32, u32, &EventFd)> {
+        let kicks = (0..).zip(&self.kicks).map(|(queue, kick)| (VIRTIO_MMIO_QUEUE_NOTIFY, queue, kick));
+        kicks.chain([(VIRTIO_MMIO_INTERRUPT_ACK, VIRTIO_MMIO_INT_VRING, &self.acknowledged)])
     }
 
     /// Tells the backend of one ring and lets it go.
