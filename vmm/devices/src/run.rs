@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use device_config::FsConfig;
 use devices::console::ConsoleDevice;
-use devices::fs::{FsDevice, FsError, check_tag, options, share};
+use devices::fs::{FsDevice, FsError, options, share};
 use devices::rng::RngDevice;
 use devices::server::{Served, serve};
 use devices::vsock::VsockDevice;
@@ -82,6 +82,7 @@ fn serve_all(inherited: Inherited) -> Result<()> {
 /// descriptors that it holds. (A seccomp filter and a change of user will follow the change of root.)
 fn confine(fs: Option<&FsConfig>) -> Result<Option<FsDevice>> {
     jail::process::ignore_interrupt().context("cannot ignore SIGINT")?;
+    jail::process::share_one_heap();
     jail::process::clear_umask();
     jail::process::forbid_new_privileges().context("cannot forbid new privileges")?;
     let open_files = jail::process::raise_open_files(options::WANTED_OPEN_FILES)
@@ -91,11 +92,10 @@ fn confine(fs: Option<&FsConfig>) -> Result<Option<FsDevice>> {
         jail::root::enter(&jail::RootPlan::default())?;
         return Ok(None);
     };
-    check_tag(&config.tag)?;
     let proc_self_fd = jail::root::clone_proc_self_fd().map_err(FsError::ProcSelfFd)?;
     jail::root::enter(&share::root_plan(&config.exports))?;
     let file_system = options::open(config, proc_self_fd, open_files)?;
-    Ok(Some(FsDevice::new(file_system, &config.tag)?))
+    Ok(Some(FsDevice::new(file_system)))
 }
 
 /// Ends the process when the other end of `lifeline` is closed: the shim, which alone could stop it, is gone.

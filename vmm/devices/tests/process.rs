@@ -97,7 +97,6 @@ impl Sandbox {
             lifeline_fd: LIFELINE,
             fs: Some(FsConfig {
                 listener_fd: FS,
-                tag: "runv".into(),
                 exports,
                 cache: CacheMode::Auto,
                 xattr: true,
@@ -214,7 +213,7 @@ fn configuration_that_cannot_work_is_refused_in_one_line() {
     fn fs_config(config: &mut DeviceProcessConfig) -> &mut FsConfig {
         config.fs.as_mut().unwrap()
     }
-    let table: [(Change, &str); 9] = [
+    let table: [(Change, &str); 8] = [
         (
             |config, path| fs_config(config).exports.push(export(&path.join("missing"), "a")),
             "missing: No such file",
@@ -230,7 +229,6 @@ fn configuration_that_cannot_work_is_refused_in_one_line() {
         (|config, path| fs_config(config).exports.push(export(path, "../a")), "../a: a destination must"),
         (|config, path| fs_config(config).exports.push(export(path, "")), "a destination must"),
         (|config, path| fs_config(config).exports.push(export(path, "rootfs")), "rootfs: two binds"),
-        (|config, _| fs_config(config).tag = "x".repeat(37), "between 1 and 36 bytes"),
         (|config, _| config.vsock.as_mut().unwrap().guest_cid = 2, "2 cannot be a guest's context id"),
         (
             |config, _| fs_config(config).exports.push(export(Path::new("/dev/null"), "a")),

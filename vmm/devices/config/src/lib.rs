@@ -35,8 +35,6 @@ pub struct DeviceProcessConfig {
 pub struct FsConfig {
     /// Listening unix socket with the frontend's connection pending.
     pub listener_fd: FdNumber,
-    /// Tag under which the guest mounts the share, at most 36 bytes.
-    pub tag: String,
     /// What of the host is visible.
     pub exports: Vec<Export>,
     /// How long the guest may trust what it has read.

@@ -18,24 +18,19 @@ use crate::queue::{Chain, DeviceQueue, GuestRam};
 pub mod options;
 pub mod share;
 
-/// Bytes of a tag in the configuration space (virtio 1.2 section 5.11.4).
-pub const MAX_TAG: usize = 36;
-
 /// One queue for urgent requests, one for all others (virtio 1.2 section 5.11.2).
 const QUEUE_COUNT: usize = 2;
 
-/// The device.
+/// The device. Its configuration space, which holds the tag, is the frontend's: QEMU insists, and warns of a
+/// backend that offers one.
 pub struct FsDevice {
     server: Server<PassthroughFs>,
-    config: Vec<u8>,
 }
 
 /// Why the share cannot be served.
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs, reason = "the message is the documentation")]
 pub enum FsError {
-    #[error("{0:?}: the tag of a share has between 1 and 36 bytes")]
-    Tag(String),
     #[error("cannot open /proc/self/fd for the share")]
     ProcSelfFd(#[source] io::Error),
     #[error("cannot open the share")]
@@ -47,17 +42,10 @@ pub enum FsError {
 }
 
 impl FsDevice {
-    /// Serves `file_system` under `tag`.
-    ///
-    /// # Errors
-    /// The tag does not fit.
-    pub fn new(file_system: PassthroughFs, tag: &str) -> Result<Self, FsError> {
-        check_tag(tag)?;
-        let mut config = tag.as_bytes().to_vec();
-        config.resize(MAX_TAG, 0);
-        let request_queues: u32 = 1;
-        config.extend(request_queues.to_le_bytes());
-        Ok(Self { server: Server::new(file_system), config })
+    /// Serves `file_system`.
+    #[must_use]
+    pub fn new(file_system: PassthroughFs) -> Self {
+        Self { server: Server::new(file_system) }
     }
 
     /// Serves one request; returns how many bytes the reply has.
@@ -78,17 +66,6 @@ impl FsDevice {
     }
 }
 
-/// Checks a tag against virtio 1.2 section 5.11.4.
-///
-/// # Errors
-/// It is empty, too long, or has a NUL, which would end it early.
-pub fn check_tag(tag: &str) -> Result<(), FsError> {
-    if tag.is_empty() || tag.len() > MAX_TAG || tag.contains('\0') {
-        return Err(FsError::Tag(tag.to_owned()));
-    }
-    Ok(())
-}
-
 /// Whether a FUSE request is answered (`fuse_force_forget` and its kin in Linux's fs/fuse/dev.c send without).
 fn expects_reply(opcode: u32) -> bool {
     const NO_REPLY: [Opcode; 4] = [Opcode::Forget, Opcode::BatchForget, Opcode::Interrupt, Opcode::Destroy];
@@ -98,10 +75,6 @@ fn expects_reply(opcode: u32) -> bool {
 impl Device for FsDevice {
     fn queue_count(&self) -> usize {
         QUEUE_COUNT
-    }
-
-    fn config(&self) -> Vec<u8> {
-        self.config.clone()
     }
 
     fn process_queue(&mut self, index: usize, queues: &mut [DeviceQueue<'_>]) {

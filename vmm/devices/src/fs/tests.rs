@@ -28,7 +28,6 @@ fn with_share<T: Send + 'static>(
 ) -> T {
     let config = FsConfig {
         listener_fd: 0,
-        tag: "runv".into(),
         exports,
         cache: CacheMode::Auto,
         xattr: true,
@@ -39,7 +38,7 @@ fn with_share<T: Send + 'static>(
         let proc_self_fd = jail::root::clone_proc_self_fd().unwrap();
         jail::root::enter(&share::root_plan(&config.exports)).unwrap();
         let file_system = options::open(&config, proc_self_fd, 10_000).unwrap();
-        let mut rig = Rig(FakeGuest::new(FsDevice::new(file_system, &config.tag).unwrap(), 64));
+        let mut rig = Rig(FakeGuest::new(FsDevice::new(file_system), 64));
         let mut init = Vec::new();
         for word in [KERNEL_VERSION, KERNEL_MINOR_VERSION, 0, 0] {
             init.extend(word.to_le_bytes());
@@ -193,14 +192,6 @@ fn guest_that_opens_without_end_gets_an_error_and_the_host_keeps_descriptors() {
 
     assert!(matches!(error, Some(libc::EMFILE | libc::ENFILE)), "{error:?}");
     assert!(std::fs::File::open("/dev/null").is_ok());
-}
-
-#[test]
-fn tags_that_do_not_fit_are_refused() {
-    assert!(check_tag(&"x".repeat(36)).is_ok());
-    for tag in [String::new(), "x".repeat(37), "a\0b".into()] {
-        assert!(check_tag(&tag).is_err(), "{tag:?}");
-    }
 }
 
 #[test]
