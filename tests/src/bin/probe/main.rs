@@ -2,6 +2,7 @@
 //!
 //! Each subcommand does one thing, prints what it found, and fails with a line on stderr.
 
+mod bench_files;
 mod files;
 mod streams;
 
@@ -19,6 +20,8 @@ const USAGE: &str = "usage: probe COMMAND [ARGUMENT]...
   sparse FILE              a hole between two bytes
   xattr FILE               set, list, get and remove attributes
   crowd DIRECTORY COUNT    make, list, stat and remove files
+  bench-files DIRECTORY MIB COUNT
+                           time operations on a file of MIB and on COUNT small ones
   signals                  print each signal that comes; ends at SIGTERM";
 
 fn main() -> Result<()> {
@@ -30,6 +33,7 @@ fn main() -> Result<()> {
         "both" => streams::both(number(1)?),
         "verify" => streams::verify(number(1)?),
         "signals" => streams::signals(),
+        "bench-files" => bench_files::run(argument(1)?, number(2)?, number(3)?),
         "write-file" => files::write(argument(1)?, number(2)?),
         "map" => files::map(argument(1)?),
         "lock" => files::lock(argument(1)?),

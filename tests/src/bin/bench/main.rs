@@ -1,0 +1,57 @@
+//! `bench`: speed and size, as numbers that repeat. `tests/bench/run` drives it; `tests/bench/README.md` says
+//! what each number is and how it is read.
+//!
+//! In the nested host, where QEMU counts instructions (`-icount shift=4`), an [`meter::Meter`] and the kernel's
+//! tracepoints give instruction counts; on a machine of one's own there are only ratios and sizes. A benchmark
+//! is a function that adds [`report::Measurement`]s.
+
+mod emulation;
+mod files;
+mod memory;
+mod meter;
+mod report;
+mod runtime;
+mod sizes;
+mod start;
+mod streams;
+mod trace;
+
+use std::env;
+use std::path::Path;
+
+use anyhow::{Context, Result, bail};
+
+use report::Report;
+
+const USAGE: &str =
+    "usage: bench nested GUESTS          all that is counted, in the nested host; JSON on stdout
+       bench here BUILD GUESTS      sizes and ratios, on this machine; JSON on stdout
+       bench merge FILE...          such JSON of several files as one
+       bench table FILE...          the table of it";
+
+fn main() -> Result<()> {
+    let arguments: Vec<String> = env::args().skip(1).collect();
+    let argument = |index: usize| arguments.get(index).map(Path::new).context(USAGE);
+    match arguments.first().map(String::as_str) {
+        Some("nested") => {
+            let guests = argument(1)?;
+            let mut report = Report::default();
+            report.add("start", start::measure(guests));
+            report.add("memory", memory::measure(guests));
+            report.add("files", files::measure_counted());
+            report.add("streams", streams::measure());
+            report.print()
+        }
+        Some("here") => {
+            let (build, guests) = (argument(1)?, argument(2)?);
+            let mut report = Report::default();
+            report.add("sizes", sizes::measure(build));
+            report.add("emulation", emulation::measure(build, guests));
+            report.add("files", files::measure_against_virtiofsd(build));
+            report.print()
+        }
+        Some("merge") => report::merge(arguments.get(1..).unwrap_or_default()),
+        Some("table") => report::table(arguments.get(1..).unwrap_or_default()),
+        _ => bail!(USAGE),
+    }
+}

@@ -1,0 +1,171 @@
+//! B1 to B5: from nothing to a machine, to PID 1, to the agent, to the workload, and to the end.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::Read;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, ensure};
+use e2e::{Bundle, Setup};
+
+use crate::meter::{Meter, millions};
+use crate::report::Measurement;
+use crate::runtime::{self, Runtime};
+use crate::trace::{self, Trace};
+
+/// The port by which guests say that they have begun.
+const MARK: u16 = 0x501;
+
+const FEW: [&str; 3] = ["sched/sched_switch", "sched/sched_process_exec", "kvm/kvm_pio"];
+const ALL: [&str; 5] =
+    ["sched/sched_switch", "sched/sched_process_exec", "kvm/kvm_pio", "kvm/kvm_entry", "kvm/kvm_exit"];
+
+/// Each figure is that of the second run, when all files are in the page cache.
+pub(crate) fn measure(guests: &Path) -> Result<Vec<Measurement>> {
+    let setup = Setup::get()?;
+    let directory = tempfile::tempdir().context("cannot make a directory")?;
+    let small = runtime::initrd(&guests.join("init"), 512, &directory.path().join("small.cpio"))?;
+    let length = fs::metadata(setup.initrd()).context("initrd")?.len();
+    let marked = runtime::initrd(&guests.join("init"), length, &directory.path().join("marked.cpio"))?;
+    let bundle = runtime::bundle(&guests.join("true"))?;
+
+    let mut results = Vec::new();
+    results.extend(bring_up(&bundle, &guests.join("tiny"), &small)?);
+    let (boot, more) = boot(&bundle, &setup.kernel(), &marked)?;
+    results.extend(more);
+    results.push(agent_ready(&bundle, boot)?);
+    results.extend(whole_runs(&bundle)?);
+    Ok(results)
+}
+
+fn traced(events: &[&str], command: impl Fn() -> Result<Command>) -> Result<Trace> {
+    command()?.status().context("cannot run sandbox")?;
+    trace::record(events, || {
+        // The guests of these benchmarks are no machines to live in: the status says nothing.
+        command()?.status().context("cannot run sandbox").map(drop)
+    })
+}
+
+fn to_mark(bundle: &Bundle, kernel: &Path, initrd: &Path, events: &[&str]) -> Result<(Trace, u64, u64)> {
+    let trace = traced(events, || {
+        let mut command = runtime::sandbox(&[("--kernel", kernel), ("--initrd", initrd)])?;
+        command.arg(bundle.path());
+        Ok(command)
+    })?;
+    let (start, _) = trace.exec("/runv-vmm")?;
+    let end = trace.port_write(MARK)?;
+    ensure!(start < end, "the guest ran before its VMM");
+    Ok((trace, start, end))
+}
+
+/// Who ran from `start` to `end`, in millions of instructions: the VMM, the device process, the shim, the rest.
+fn shares(trace: &Trace, start: u64, end: u64) -> Result<BTreeMap<String, f64>> {
+    let mut names = BTreeMap::new();
+    for (program, name) in [("/sandbox", "shim"), ("/runv-devices", "devices"), ("/runv-vmm", "VMM")] {
+        names.insert(trace.exec(program)?.1, name);
+    }
+    let sums = trace.attribute(start, end, |process| (*names.get(&process).unwrap_or(&"other")).to_owned());
+    Ok(sums.into_iter().map(|(name, time)| (name, millions(time))).collect())
+}
+
+fn busy(shares: &BTreeMap<String, f64>) -> f64 {
+    shares.iter().filter(|(name, _)| *name != "idle").map(|(_, share)| share).sum()
+}
+
+fn bring_up(bundle: &Bundle, kernel: &Path, initrd: &Path) -> Result<Vec<Measurement>> {
+    let (trace, start, end) = to_mark(bundle, kernel, initrd, &FEW)?;
+    let shares = shares(&trace, start, end)?;
+    let vmm = *shares.get("VMM").context("the VMM did not run")?;
+    let of = |name: &str| shares.get(name).copied().unwrap_or_default();
+    Ok(vec![
+        Measurement::new("B1", "VMM: exec to the guest's first instruction", vmm, "M instr.")
+            .goal(3.0)
+            .peer("Firecracker (quoted)", 2.07)
+            .peer("Cloud Hypervisor (quoted)", 8.91),
+        Measurement::new("B1", "  the device process meanwhile", of("devices"), "M instr."),
+        Measurement::new("B1", "  the shim meanwhile", of("shim"), "M instr."),
+    ])
+}
+
+fn boot(bundle: &Bundle, kernel: &Path, initrd: &Path) -> Result<(f64, Vec<Measurement>)> {
+    let (trace, start, end) = to_mark(bundle, kernel, initrd, &FEW)?;
+    let total = busy(&shares(&trace, start, end)?);
+    let mut results = vec![
+        Measurement::new("B2b", "boot: exec of the VMM to PID 1's first instruction", total, "M instr.")
+            .goal(40.0)
+            .peer("Firecracker, lean kernel (quoted)", 64.0)
+            .peer("Cloud Hypervisor, lean kernel (quoted)", 198.5),
+    ];
+    // Once more with an event at each entry and exit, which costs something itself.
+    let (trace, start, end) = to_mark(bundle, kernel, initrd, &ALL)?;
+    for (name, share) in shares(&trace, start, end)? {
+        if name != "idle" && share >= 0.05 {
+            results.push(Measurement::new("B2b", format!("  of it, traced: {name}"), share, "M instr."));
+        }
+    }
+    let exits = f64::from(u32::try_from(trace.count("kvm_exit", start, end))?);
+    results.push(Measurement::new("B2b", "  exits", exits, "exits"));
+    let faults = trace
+        .events
+        .iter()
+        .filter(|event| event.name == "kvm_exit" && (start..=end).contains(&event.time))
+        .filter(|event| event.arguments.contains("reason npf"))
+        .count();
+    results.push(Measurement::new(
+        "B2b",
+        "  of them page faults",
+        f64::from(u32::try_from(faults)?),
+        "exits",
+    ));
+    Ok((total, results))
+}
+
+/// The agent has no mark of its own: its time is what a run of it takes longer than one of the marked PID 1.
+fn agent_ready(bundle: &Bundle, boot: f64) -> Result<Measurement> {
+    let accepts = ["sched/sched_switch", "sched/sched_process_exec", "syscalls/sys_exit_accept4"];
+    let trace = traced(&accepts, || Runtime::Sandbox.run(bundle))?;
+    let (start, _) = trace.exec("/runv-vmm")?;
+    let (_, shim) = trace.exec("/sandbox")?;
+    let ready = trace
+        .events
+        .iter()
+        .filter(|event| event.name == "sys_accept4" && event.thread == shim)
+        .map(|event| event.time)
+        .find(|time| *time > start)
+        .context("the shim accepted no ready signal")?;
+    let total = busy(&shares(&trace, start, ready)?);
+    Ok(Measurement::new("B3", "agent: PID 1's first instruction to ready", total - boot, "M instr.")
+        .goal(3.0))
+}
+
+/// From before the fork to the workload's first byte, and to the end with all state gone.
+fn whole_run(runtime: Runtime, bundle: &Bundle) -> Result<(f64, f64)> {
+    let mut command = runtime.run(bundle)?;
+    command.stdout(Stdio::piped());
+    let meter = Meter::start()?;
+    let mut child = command.spawn().with_context(|| format!("cannot run {}", runtime.name()))?;
+    let mut byte = [0];
+    child.stdout.take().context("no stdout")?.read_exact(&mut byte).context("the workload wrote nothing")?;
+    let first = meter.read()?;
+    let status = child.wait().context("cannot wait")?;
+    let end = meter.read()?;
+    ensure!(status.success(), "{} ended with {status}", runtime.name());
+    Ok((first, end))
+}
+
+fn whole_runs(bundle: &Bundle) -> Result<Vec<Measurement>> {
+    let second = |runtime: Runtime| {
+        whole_run(runtime, bundle)?;
+        whole_run(runtime, bundle)
+    };
+    let (first, end) = second(Runtime::Sandbox)?;
+    let mut to_end = Measurement::new("B4", "run of a static true, to the end", end, "M instr.");
+    let mut to_first = Measurement::new("B5", "run, to the workload's first byte", first, "M instr.");
+    for peer in Runtime::PEERS {
+        let (first, end) = second(peer)?;
+        to_end = to_end.peer(peer.name(), end);
+        to_first = to_first.peer(peer.name(), first);
+    }
+    Ok(vec![to_end, to_first])
+}

@@ -1,0 +1,179 @@
+//! The kernel's tracepoints in a stretch of time: who ran, and why guests were left.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+
+const TRACEFS: &str = "/sys/kernel/tracing";
+
+/// One line of the trace.
+#[derive(Debug, Clone)]
+pub(crate) struct Event {
+    /// Thread that ran.
+    pub(crate) thread: i32,
+    /// Time stamp counter: nanoseconds under `-icount`.
+    pub(crate) time: u64,
+    /// Such as `kvm_pio`.
+    pub(crate) name: String,
+    /// What the event says.
+    pub(crate) arguments: String,
+}
+
+impl Event {
+    /// `comm-123 [000] d..1. 456789: kvm_pio: pio_write at 0x501 ...`
+    fn parse(line: &str) -> Option<Self> {
+        let (task, rest) = line.split_once(" [")?;
+        let (_, rest) = rest.split_once("] ")?;
+        let mut fields = rest.trim_start().splitn(4, ' ').filter(|field| !field.is_empty());
+        let _flags = fields.next()?;
+        let rest: Vec<&str> = fields.collect();
+        let rest = rest.join(" ");
+        let (time, rest) = rest.trim_start().split_once(": ")?;
+        let (name, arguments) = rest.split_once(": ")?;
+        Some(Self {
+            thread: task.trim_end().rsplit_once('-')?.1.parse().ok()?,
+            time: time.trim().parse().ok()?,
+            name: name.trim().to_owned(),
+            arguments: arguments.to_owned(),
+        })
+    }
+
+    /// The value of `key=value`.
+    pub(crate) fn argument(&self, key: &str) -> Option<&str> {
+        self.arguments.split(' ').find_map(|word| word.strip_prefix(key)?.strip_prefix('='))
+    }
+}
+
+/// What was traced.
+#[derive(Debug)]
+pub(crate) struct Trace {
+    pub(crate) events: Vec<Event>,
+    /// Process of each thread.
+    processes: BTreeMap<i32, i32>,
+}
+
+/// Traces the events, such as `sched/sched_switch`, while `act` runs.
+pub(crate) fn record(events: &[&str], act: impl FnOnce() -> Result<()>) -> Result<Trace> {
+    if !Path::new(TRACEFS).join("trace").exists() {
+        rustix::mount::mount("tracefs", TRACEFS, "tracefs", rustix::mount::MountFlags::empty(), None)
+            .context("cannot mount tracefs")?;
+    }
+    set("tracing_on", "0")?;
+    set("trace", "")?;
+    set("trace_clock", "x86-tsc")?;
+    set("buffer_size_kb", "65536")?;
+    set("saved_cmdlines_size", "4096")?;
+    set("options/record-tgid", "1")?;
+    set("events/enable", "0")?;
+    for event in events {
+        set(&format!("events/{event}/enable"), "1")?;
+    }
+    set("tracing_on", "1")?;
+    let result = act();
+    set("tracing_on", "0")?;
+    result?;
+    let text = get("trace")?;
+    let processes = get("saved_tgids")?
+        .lines()
+        .filter_map(|line| line.split_once(' '))
+        .filter_map(|(thread, process)| Some((thread.parse().ok()?, process.trim().parse().ok()?)))
+        .collect();
+    Ok(Trace { events: text.lines().filter_map(Event::parse).collect(), processes })
+}
+
+impl Trace {
+    /// When a process executed the program with this file name, and which.
+    pub(crate) fn exec(&self, program: &str) -> Result<(u64, i32)> {
+        self.events
+            .iter()
+            .filter(|event| event.name == "sched_process_exec")
+            .find(|event| event.argument("filename").is_some_and(|name| name.ends_with(program)))
+            .map(|event| (event.time, event.thread))
+            .with_context(|| format!("{program} was not executed"))
+    }
+
+    /// When a guest first wrote to the I/O port.
+    pub(crate) fn port_write(&self, port: u16) -> Result<u64> {
+        let place = format!("at {port:#x} ");
+        self.events
+            .iter()
+            .find(|event| event.name == "kvm_pio" && event.arguments.contains(&place))
+            .map(|event| event.time)
+            .with_context(|| format!("no guest wrote to port {port:#x}"))
+    }
+
+    /// How many times the event happened from `start` to `end`.
+    pub(crate) fn count(&self, name: &str, start: u64, end: u64) -> usize {
+        self.events.iter().filter(|event| event.name == name && (start..=end).contains(&event.time)).count()
+    }
+
+    /// Nanoseconds from `start` to `end` by who ran. `label` names threads by process id and thread id; for a
+    /// thread that runs a vCPU the time in the guest is `guest`, that of handling its exits `exit REASON`.
+    pub(crate) fn attribute(
+        &self,
+        start: u64,
+        end: u64,
+        label: impl Fn(i32) -> String,
+    ) -> BTreeMap<String, u64> {
+        let mut sums = BTreeMap::new();
+        let mut running = None;
+        let mut states: BTreeMap<i32, String> = BTreeMap::new();
+        let mut last = start;
+        for event in &self.events {
+            let time = event.time.clamp(start, end);
+            if let Some(thread) = running {
+                let name = if thread == 0 {
+                    "idle".to_owned()
+                } else {
+                    let process = self.processes.get(&thread).copied().unwrap_or(thread);
+                    states.get(&thread).cloned().unwrap_or_else(|| label(process))
+                };
+                *sums.entry(name).or_default() += time - last;
+            }
+            last = time;
+            running = Some(event.thread);
+            match event.name.as_str() {
+                "sched_switch" => running = event.argument("next_pid").and_then(|pid| pid.parse().ok()),
+                "kvm_entry" => {
+                    states.insert(event.thread, "guest".to_owned());
+                }
+                "kvm_exit" => {
+                    let reason =
+                        event.arguments.split("reason ").nth(1).and_then(|rest| rest.split(' ').next());
+                    states.insert(event.thread, format!("exit {}", reason.unwrap_or("?")));
+                }
+                _ => {}
+            }
+        }
+        sums
+    }
+}
+
+fn set(file: &str, value: &str) -> Result<()> {
+    fs::write(Path::new(TRACEFS).join(file), value).with_context(|| format!("cannot set {TRACEFS}/{file}"))
+}
+
+fn get(file: &str) -> Result<String> {
+    fs::read_to_string(Path::new(TRACEFS).join(file)).with_context(|| format!("cannot read {TRACEFS}/{file}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_of_the_trace_is_read() {
+        let event = Event::parse(
+            "       vcpu-0 x-1234    [000] d..2.  49152123456: kvm_pio: pio_write at 0x501 size 1 count 1 val 0x10",
+        )
+        .unwrap();
+        assert_eq!((event.thread, event.time, event.name.as_str()), (1234, 49_152_123_456, "kvm_pio"));
+        assert!(event.arguments.starts_with("pio_write at 0x501 "));
+        let exec = Event::parse(
+            "  runv-77 [000] .....  12: sched_process_exec: filename=/x/runv-vmm pid=77 old_pid=77",
+        );
+        assert_eq!(exec.unwrap().argument("filename"), Some("/x/runv-vmm"));
+    }
+}
