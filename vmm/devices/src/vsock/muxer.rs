@@ -198,7 +198,9 @@ impl Muxer {
         let id = self.next_handshake;
         // 31 bits: a token has no room for the highest numbers.
         self.next_handshake = (id + 1) & (u32::MAX >> 1);
-        if self.watch.add(handshake.socket(), Token::Handshake(id), EventFlags::IN).is_ok() {
+        // Edge-triggered, as what is no whole line yet stays in the socket.
+        let flags = EventFlags::IN | EventFlags::ET;
+        if self.watch.add(handshake.socket(), Token::Handshake(id), flags).is_ok() {
             self.handshakes.push_back((id, handshake));
         }
     }

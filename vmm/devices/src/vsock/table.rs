@@ -1,7 +1,7 @@
 //! The connections, what the host's kernel is asked to report of their sockets, and which of them have something
 //! for the guest.
 //!
-//! Sockets are watched level-triggered, and only for what there is a use for: a socket whose bytes the guest has
+//! Their sockets are watched level-triggered, and only for what there is a use for: a socket whose bytes the guest has
 //! no credit or buffers for is not asked about, or else the thread would spin.
 
 use std::collections::{HashMap, VecDeque};
@@ -176,11 +176,19 @@ impl Table {
         }
     }
 
-    /// Watches a connection's socket for what there is a use for now.
+    /// Watches a connection's socket for what there is a use for now. One whose turn comes is left as it is: what
+    /// there is a use for is known after the turn, and most turns change nothing.
     ///
     /// # Errors
     /// The kernel watches no more sockets for this user.
     pub(super) fn watch(&mut self, watch: &Watch, key: Key) -> io::Result<()> {
+        if self.entries.get(&key).is_some_and(|entry| entry.queued) {
+            return Ok(());
+        }
+        self.watch_now(watch, key)
+    }
+
+    fn watch_now(&mut self, watch: &Watch, key: Key) -> io::Result<()> {
         let Some(entry) = self.entries.get_mut(&key) else { return Ok(()) };
         let wanted = entry.wanted();
         if entry.interest == wanted {
@@ -202,7 +210,7 @@ impl Table {
     /// As [`Table::watch`].
     pub(super) fn watch_ready(&mut self, watch: &Watch) -> io::Result<()> {
         for key in self.ready.clone() {
-            self.watch(watch, key)?;
+            self.watch_now(watch, key)?;
         }
         Ok(())
     }

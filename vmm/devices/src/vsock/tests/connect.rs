@@ -95,8 +95,9 @@ fn clients_that_never_ask_hold_nothing_up_and_the_oldest_go() {
         rig.guest.poll_host();
         silent.push(client);
     }
+    assert!(rig.is_waiting());
 
-    rig.connect_from_host(1024);
+    let _client = rig.connect_from_host(1024);
     assert!(is_closed(&mut silent[0]));
     let last = silent.last_mut().unwrap();
     last.write_all(b"T 77\n").unwrap();

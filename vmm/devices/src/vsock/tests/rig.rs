@@ -8,6 +8,7 @@ use vm_memory::{Bytes, GuestAddress};
 
 use super::super::VsockDevice;
 use super::super::packet::{HEADER_SIZE, HOST_CID, Header, TYPE_STREAM, op};
+use crate::device::Device;
 use crate::fake_guest::{FakeGuest, WRITE};
 
 pub(super) const CID: u32 = 3;
@@ -107,6 +108,15 @@ impl Rig {
     pub(super) fn kick_tx(&mut self) {
         self.guest.kick(TX);
         assert!(self.guest.queues[TX].take_used(&self.guest.ram).is_some());
+    }
+
+    /// Whether the device waits, rather than being told of the same thing again and again.
+    pub(super) fn is_waiting(&mut self) -> bool {
+        self.guest.poll_host();
+        let event_fd = self.guest.device.event_fd().unwrap();
+        let now = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
+        let mut fds = [rustix::event::PollFd::new(&event_fd, rustix::event::PollFlags::IN)];
+        rustix::event::poll(&mut fds, Some(&now)).unwrap() == 0
     }
 
     /// Takes what the guest got into `received`, without giving the buffers back.

@@ -107,6 +107,25 @@ fn host_that_closes_is_told_to_the_guest_after_its_data() {
 }
 
 #[test]
+fn host_that_closes_with_data_the_guest_has_no_credit_for_is_waited_out() {
+    let (mut rig, mut host) = connected();
+    rig.send(Header { buf_alloc: 4, ..Rig::header(op::CREDIT_UPDATE, 5000, 1) }, &[]);
+    host.write_all(b"12345678").unwrap();
+    drop(host);
+    assert_eq!(rig.expect(op::SHUTDOWN).header.flags, SHUTDOWN_RECEIVE);
+    assert_eq!(rig.expect_data(4), b"1234");
+    rig.expect(op::CREDIT_REQUEST);
+    assert!(rig.is_waiting());
+
+    rig.send(Header { buf_alloc: 4, fwd_cnt: 4, ..Rig::header(op::CREDIT_UPDATE, 5000, 1) }, &[]);
+    assert_eq!(rig.expect_data(4), b"5678");
+    rig.expect(op::CREDIT_REQUEST);
+    rig.send(Header { buf_alloc: 4, fwd_cnt: 8, ..Rig::header(op::CREDIT_UPDATE, 5000, 1) }, &[]);
+    assert_eq!(rig.expect(op::SHUTDOWN).header.flags, SHUTDOWN_SEND | SHUTDOWN_RECEIVE);
+    assert!(rig.is_waiting());
+}
+
+#[test]
 fn data_that_the_socket_did_not_take_yet_comes_before_the_guests_end() {
     let (mut rig, mut host) = connected();
     // Four times what a socket's buffer takes at once, as far as the credit goes.
