@@ -1,6 +1,6 @@
 //! What an administrator and a user may choose: the configuration file, and the command line over it.
 //!
-//! Each type parses and checks itself beside its definition; [`load`] only says where a file comes from and
+//! Each type parses and checks itself beside its definition; `load.rs` only says where a file comes from and
 //! in which line it is wrong.
 
 use std::path::PathBuf;
