@@ -74,6 +74,8 @@ fn serve_all(inherited: Inherited) -> Result<()> {
     drop(status);
 
     let results: Vec<_> = served.iter_mut().map(|device| device.wait()).collect();
+    // Dropping them waits for their threads, and one may be stuck in the host's file system.
+    std::mem::forget(served);
     results.into_iter().collect::<Result<(), _>>()?;
     Ok(())
 }

@@ -98,7 +98,7 @@ impl<D: Device> Served for Daemon<D> {
     fn wait(&mut self) -> Result<(), ServerError> {
         use vhost_user_backend::Error::HandleRequest;
         let result = self.daemon.wait();
-        // Or else dropping the daemon waits for its worker for ever.
+        // Or else whoever drops the daemon waits for its worker for ever.
         for handler in self.daemon.get_epoll_handlers() {
             handler.send_exit_event();
         }

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Seek, Write};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
@@ -13,6 +13,11 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use command_fds::{CommandFdExt, FdMapping};
 use device_config::{CacheMode, DeviceProcessConfig, Export, FsConfig, RngConfig, VsockConfig};
 use tempfile::TempDir;
+use vhost::vhost_user::message::{VhostUserProtocolFeatures, VhostUserVirtioFeatures};
+use vhost::vhost_user::{Frontend, VhostUserFrontend};
+use vhost::{VhostBackend, VhostUserMemoryRegionInfo, VringConfigData};
+use vm_memory::{Bytes, FileOffset, GuestAddress, GuestMemory, GuestMemoryMmap};
+use vmm_sys_util::eventfd::EventFd;
 
 const CONFIG: i32 = 10;
 const STATUS: i32 = 11;
@@ -265,6 +270,73 @@ fn what_is_no_configuration_is_said_on_standard_error() {
         assert!(said.contains(expected), "{said:?} does not say {expected:?}");
         assert_eq!(process.wait().code(), Some(1));
     }
+}
+
+/// A vhost-user frontend with one queue of one descriptor: 4 KiB from the start of the second page.
+fn offer_one_buffer(socket: UnixStream, call: &EventFd, kick: &EventFd) -> (Frontend, GuestMemoryMmap) {
+    const SIZE: usize = 0x3000;
+    let memfd = rustix::fs::memfd_create("guest", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
+    let file = fs::File::from(memfd);
+    file.set_len(SIZE as u64).unwrap();
+    let handle = file.as_raw_fd();
+    let range = (GuestAddress(0), SIZE, Some(FileOffset::new(file, 0)));
+    let memory = GuestMemoryMmap::from_ranges_with_files([range]).unwrap();
+    memory.write_obj([0x1000_u64.to_le(), 0x1000 | 2 << 32], GuestAddress(0)).unwrap();
+    memory.write_obj(1_u16, GuestAddress(0x2002)).unwrap();
+    let userspace_addr = memory.get_host_address(GuestAddress(0)).unwrap() as u64;
+
+    let mut frontend = Frontend::from_stream(socket, 1);
+    frontend.set_owner().unwrap();
+    let features = frontend.get_features().unwrap();
+    assert_ne!(features & 1 << 32, 0, "virtio 1 is offered");
+    frontend.set_features(1 << 32 | VhostUserVirtioFeatures::PROTOCOL_FEATURES.bits()).unwrap();
+    let offered = frontend.get_protocol_features().unwrap();
+    frontend.set_protocol_features(offered & VhostUserProtocolFeatures::REPLY_ACK).unwrap();
+    let region = VhostUserMemoryRegionInfo {
+        guest_phys_addr: 0,
+        memory_size: SIZE as u64,
+        userspace_addr,
+        mmap_offset: 0,
+        mmap_handle: handle,
+    };
+    frontend.set_mem_table(&[region]).unwrap();
+    let ring = VringConfigData {
+        queue_max_size: 256,
+        queue_size: 16,
+        flags: 0,
+        desc_table_addr: userspace_addr,
+        avail_ring_addr: userspace_addr + 0x2000,
+        used_ring_addr: userspace_addr + 0x2800,
+        log_addr: None,
+    };
+    frontend.set_vring_num(0, 16).unwrap();
+    frontend.set_vring_addr(0, &ring).unwrap();
+    frontend.set_vring_base(0, 0).unwrap();
+    frontend.set_vring_call(0, call).unwrap();
+    frontend.set_vring_kick(0, kick).unwrap();
+    frontend.set_vring_enable(0, true).unwrap();
+    (frontend, memory)
+}
+
+#[test]
+fn frontend_gets_what_its_guest_asks_for() {
+    let mut sandbox = Sandbox::new();
+    let config = sandbox.config(vec![export(&sandbox.path(), "rootfs")]);
+    let process = sandbox.start(&config);
+    let rng = sandbox.frontends.pop().unwrap();
+    let (call, kick) = (EventFd::new(0).unwrap(), EventFd::new(0).unwrap());
+    let (frontend, memory) = offer_one_buffer(rng, &call, &kick);
+    kick.write(1).unwrap();
+    call.read().unwrap();
+
+    let length: u32 = memory.read_obj(GuestAddress(0x2808)).unwrap();
+    assert_eq!(length, 0x1000);
+    let mut bytes = vec![0; 0x1000];
+    memory.read_slice(&mut bytes, GuestAddress(0x1000)).unwrap();
+    assert!(bytes.chunks(64).all(|chunk| chunk.iter().any(|&byte| byte != 0)));
+    drop(frontend);
+    sandbox.frontends.clear();
+    assert_eq!(process.wait().code(), Some(0));
 }
 
 #[test]

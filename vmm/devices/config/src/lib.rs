@@ -41,7 +41,7 @@ pub struct FsConfig {
     pub cache: CacheMode,
     /// Extended attributes.
     pub xattr: bool,
-    /// POSIX access control lists; needs `xattr`.
+    /// POSIX access control lists; brings `xattr` along.
     pub posix_acl: bool,
     /// The guest's kernel collects writes before it sends them.
     pub writeback: bool,

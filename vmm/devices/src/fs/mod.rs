@@ -35,10 +35,6 @@ pub enum FsError {
     ProcSelfFd(#[source] io::Error),
     #[error("cannot open the share")]
     Open(#[source] io::Error),
-    #[error(
-        "only {0} descriptors may be open in the device process, too few to serve a share; raise the limit of open files (ulimit -n)"
-    )]
-    TooFewFiles(u64),
 }
 
 impl FsDevice {

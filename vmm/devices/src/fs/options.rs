@@ -14,21 +14,17 @@ pub const WANTED_OPEN_FILES: u64 = 1_000_000;
 
 /// Descriptors that are not for the share: those of the vsock device's connections, each at most one, and what
 /// all devices hold for themselves. A guest that opens files without end gets `EMFILE` before these are gone
-/// (CVE-2020-10717).
-pub const RESERVED_OPEN_FILES: u64 = 1023 + 64 + 256;
+/// (CVE-2020-10717). Where few may be open at all, the share gets half of them.
+const RESERVED_OPEN_FILES: u64 = 1023 + 64 + 256;
 
 /// Opens the share in the root directory that the process has entered. `proc_self_fd` was opened before that.
 ///
 /// # Errors
-/// The process may open too few files, or virtiofsd refuses.
+/// virtiofsd cannot open what it keeps open.
 pub fn open(config: &FsConfig, proc_self_fd: OwnedFd, open_files: u64) -> Result<PassthroughFs, FsError> {
-    let guest_fd_limit = open_files
-        .checked_sub(RESERVED_OPEN_FILES)
-        .filter(|&left| left > 0)
-        .ok_or(FsError::TooFewFiles(open_files))?;
     let mut options = passthrough_config(config);
     options.proc_sfd_rawfd = Some(proc_self_fd.into());
-    options.guest_fd_limit = guest_fd_limit;
+    options.guest_fd_limit = open_files - RESERVED_OPEN_FILES.min(open_files / 2);
     PassthroughFs::new(options).map_err(FsError::Open)
 }
 
@@ -48,7 +44,8 @@ fn passthrough_config(config: &FsConfig) -> Config {
         // Files of an uncached share can be mapped shared nonetheless, since Linux 6.6.
         allow_mmap: config.cache == CacheMode::Never,
         writeback: config.writeback,
-        xattr: config.xattr,
+        // The lists are extended attributes.
+        xattr: config.xattr || config.posix_acl,
         posix_acl: if config.posix_acl { NegotiationMode::Auto } else { NegotiationMode::Never },
         // Exports are mounts of their own, so that inode numbers of different host file systems stay apart.
         announce_submounts: true,
