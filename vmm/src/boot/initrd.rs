@@ -1,7 +1,8 @@
 //! Puts the initrd at the end of low memory.
 //!
-//! It is copied, not mapped: the kernel frees its pages after unpacking, and they become buffers that
-//! devices must see.
+//! The file itself is mapped, copy-on-write, so nothing is copied and all machines share its pages. Backends
+//! do not see them, which is sound because the kernel is told to keep them (`retain_initrd`, see
+//! [`super::cmdline`]): they never become a device's buffers.
 
 use std::fs::File;
 use std::io;
@@ -19,8 +20,8 @@ pub(crate) enum InitrdError {
     Empty,
     #[error("its {size} bytes do not fit into guest memory beside the kernel; give the guest more")]
     TooLarge { size: u64 },
-    #[error("cannot load it")]
-    Load(#[source] MemoryError),
+    #[error("cannot map it")]
+    Map(#[source] MemoryError),
 }
 
 /// Loads the initrd in `file` above `kernel_end`.
@@ -31,7 +32,7 @@ pub(crate) fn load(memory: &Memory, file: &File, kernel_end: u64) -> Result<Rang
     }
     let start = memory.low_end().checked_sub(size).map(|start| start / PAGE_SIZE * PAGE_SIZE);
     let start = start.filter(|start| *start >= kernel_end).ok_or(InitrdError::TooLarge { size })?;
-    memory.copy_from(start, file, 0, size).map_err(InitrdError::Load)?;
+    memory.map_private(start, file, 0, size.next_multiple_of(PAGE_SIZE)).map_err(InitrdError::Map)?;
     Ok(Range { start, size })
 }
 
@@ -52,9 +53,9 @@ mod tests {
         let memory = Memory::new(64).unwrap();
         let range = load(&memory, &file(&[9; 5000]), 0x200_0000).unwrap();
         assert_eq!(range, Range { start: (64 << 20) - 8192, size: 5000 });
-        let mut last = [0; 1];
+        let mut last = [0; 2];
         memory.read(range.start + 4999, &mut last).unwrap();
-        assert_eq!(last, [9]);
+        assert_eq!(last, [9, 0]);
     }
 
     #[test]
