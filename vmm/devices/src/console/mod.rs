@@ -58,3 +58,6 @@ impl Device for ConsoleDevice {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
