@@ -225,6 +225,11 @@ impl Connection {
 
     /// Copies what follows the first `skip` bytes.
     fn keep(&mut self, payload: &[Slice<'_>], mut skip: usize) {
+        if self.pending.capacity() == 0 && skip < payload.iter().map(Slice::len).sum() {
+            // All that the guest may send, of which only what it does send takes memory. Growing in steps, each
+            // twice the last, could take twice as much.
+            self.pending.reserve_exact(self.credit.own_buffer() as usize);
+        }
         for slice in payload {
             let skipped = skip.min(slice.len());
             skip -= skipped;

@@ -40,6 +40,11 @@ impl Credit {
         }
     }
 
+    /// What of the guest's data we promise to buffer.
+    pub(super) fn own_buffer(&self) -> u32 {
+        self.own_buffer
+    }
+
     /// Takes over what the guest's packet says of its buffer.
     pub(super) fn update_peer(&mut self, buf_alloc: u32, fwd_cnt: u32) {
         self.peer_buffer = buf_alloc;

@@ -7,7 +7,9 @@
 //! ```
 //!
 //! While no guest is up, a host program's connection is closed at once: it tries again. Where nobody listens, on
-//! either side, the other is told at once: the guest by a reset, the host's program by the end of the stream.
+//! either side, the other is told at once: the guest by a reset, the host's program by the end of the stream (or by
+//! a reset of its own, ECONNRESET or EPIPE, where the device closed before it had read what the program said).
+//! A service of the host whose backlog is full counts as one that does not listen.
 //!
 //! Only stream sockets. One thread does everything, and nothing that it does waits for anyone.
 //!

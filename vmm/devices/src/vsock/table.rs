@@ -129,9 +129,14 @@ impl Table {
         self.ready.push_back(key);
     }
 
-    /// Ends a connection: its socket is closed. Its place in the queue, if any, is skipped later.
+    /// Ends a connection: its socket is closed. Its place in the queue goes too, or else a guest that opens and
+    /// resets connections, but takes no packets, would make the queue grow for ever.
     pub(super) fn remove(&mut self, key: Key) -> bool {
-        self.entries.remove(&key).is_some()
+        let Some(entry) = self.entries.remove(&key) else { return false };
+        if entry.queued {
+            self.ready.retain(|other| *other != key);
+        }
+        true
     }
 
     /// Some connection that only waits for the guest to confirm its end.
@@ -156,16 +161,10 @@ impl Table {
 
     /// The connection whose turn it is.
     pub(super) fn dequeue(&mut self) -> Option<(Key, &mut Connection)> {
-        loop {
-            let key = self.ready.pop_front()?;
-            // Gone, or gone and come again.
-            if !self.entries.get(&key).is_some_and(|entry| entry.queued) {
-                continue;
-            }
-            let entry = self.entries.get_mut(&key)?;
-            entry.queued = false;
-            return Some((key, &mut entry.connection));
-        }
+        let key = self.ready.pop_front()?;
+        let entry = self.entries.get_mut(&key)?;
+        entry.queued = false;
+        Some((key, &mut entry.connection))
     }
 
     /// Puts a connection back to where it was taken from.
@@ -233,6 +232,22 @@ impl Entry {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn connections_that_come_and_go_leave_nothing_queued() {
+        let mut table = Table::default();
+        let other = Key { host_port: 1, guest_port: 1 };
+        for guest_port in [1, 2, 3, 2, 2] {
+            let key = Key { host_port: 1, guest_port };
+            let (socket, _) = std::os::unix::net::UnixStream::pair().unwrap();
+            table.insert(key, Connection::requested(key, 3, socket, 1));
+            assert!(key == other || table.remove(key));
+        }
+
+        assert_eq!(table.ready, [other]);
+        assert_eq!(table.dequeue().map(|(key, _)| key), Some(other));
+        assert!(table.dequeue().is_none());
+    }
 
     #[test]
     fn tokens_survive_the_kernel() {
