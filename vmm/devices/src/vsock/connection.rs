@@ -9,7 +9,7 @@
 //! wait; nothing is taken from the guest beyond what it was promised, so a slow host makes the guest wait.
 
 use std::collections::VecDeque;
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::net::Shutdown;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
@@ -266,10 +266,18 @@ impl Connection {
     fn guest_shuts_down(&mut self, flags: u32) -> Fate {
         self.guest_done |= flags & (SHUTDOWN_RECEIVE | SHUTDOWN_SEND);
         if self.guest_done & SHUTDOWN_RECEIVE != 0 {
-            // Fails only where the other end is gone, which it would be told by this.
-            let _ = self.socket.shutdown(Shutdown::Read);
+            self.refuse_input();
         }
         self.finish_sending()
+    }
+
+    /// The host's program can send no more. What it had sent is thrown away: left unread, it would turn the end of
+    /// the stream, once the guest's last data is read, into a reset.
+    fn refuse_input(&mut self) {
+        // Fails only where the other end is gone, which it would be told by this.
+        let _ = self.socket.shutdown(Shutdown::Read);
+        let mut unread = [0; 4096];
+        while matches!(self.socket.read(&mut unread), Ok(1..)) {}
     }
 
     /// Passes the guest's end of data on once all of it is. When nothing can come either, the connection is over
