@@ -78,10 +78,11 @@ fn guest_that_closes_is_confirmed_by_a_reset() {
 #[test]
 fn input_that_the_guest_never_took_does_not_spoil_its_end() {
     let (mut rig, mut host) = connected();
-    rig.send(Header { buf_alloc: 0, ..Rig::header(op::CREDIT_UPDATE, 5000, 1) }, &[]);
+    let no_room = |op| Header { buf_alloc: 0, ..Rig::header(op, 5000, 1) };
+    rig.send(no_room(op::CREDIT_UPDATE), &[]);
     host.write_all(&pattern(100_000)).unwrap();
-    rig.send(Rig::header(op::RW, 5000, 1), b"last");
-    shut_down(&mut rig, SHUTDOWN_SEND | SHUTDOWN_RECEIVE);
+    rig.send(no_room(op::RW), b"last");
+    rig.send(Header { flags: SHUTDOWN_SEND | SHUTDOWN_RECEIVE, ..no_room(op::SHUTDOWN) }, &[]);
 
     assert_eq!(read(&mut host, 4), b"last");
     assert!(is_at_end(&mut host));
