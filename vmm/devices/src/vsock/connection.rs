@@ -50,8 +50,6 @@ pub(super) enum Turn {
     More,
     /// The guest has provided no buffer.
     Starved,
-    /// The connection ends, and the guest is told.
-    Reset,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -350,7 +348,14 @@ impl Connection {
             Ok(length) => self.send_gathered(rx, gathered, length),
             Err(error) => {
                 rx.give_back(gathered);
-                if is_temporary(&error) { Turn::Idle } else { Turn::Reset }
+                if is_temporary(&error) {
+                    return Turn::Idle;
+                }
+                // The program closed with something unread. A reset would make the guest's kernel throw away what
+                // the program had sent before; an end does not.
+                self.hang_up();
+                self.host_ended();
+                Turn::More
             }
         }
     }

@@ -290,7 +290,6 @@ impl Muxer {
         match connection.take_turn(rx) {
             Turn::Idle => self.settle(key, Fate::Keep),
             Turn::More => self.table.enqueue(key),
-            Turn::Reset => self.settle(key, Fate::Reset),
             Turn::Starved => {
                 self.table.requeue_first(key);
                 return self.wait_for_buffers(rx);

@@ -120,6 +120,25 @@ fn host_that_closes_is_told_to_the_guest_after_its_data() {
 }
 
 #[test]
+fn host_that_closes_without_reading_is_told_as_an_end_not_as_a_reset() {
+    let (mut rig, mut host) = connected();
+    rig.send(Rig::header(op::RW, 5000, 1), b"unread");
+    host.write_all(b"last").unwrap();
+    drop(host);
+
+    let (mut data, mut flags) = (Vec::new(), 0);
+    while let Some(packet) = rig.receive() {
+        match packet.op() {
+            op::RW => data.extend(packet.payload),
+            op::SHUTDOWN => flags = packet.header.flags,
+            other => panic!("op {other}"),
+        }
+    }
+    assert_eq!((data.as_slice(), flags), (b"last".as_slice(), SHUTDOWN_SEND | SHUTDOWN_RECEIVE));
+    assert!(rig.is_waiting());
+}
+
+#[test]
 fn host_that_closes_with_data_the_guest_has_no_credit_for_is_waited_out() {
     let (mut rig, mut host) = connected();
     rig.send(Header { buf_alloc: 4, ..Rig::header(op::CREDIT_UPDATE, 5000, 1) }, &[]);
