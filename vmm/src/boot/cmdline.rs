@@ -8,10 +8,11 @@ use crate::arch::x86_64::layout::{COMMAND_LINE_SIZE, VIRTIO_SIZE, VirtioSlot};
 /// - `console=ttyS0`: the serial port is where a dying kernel says why.
 /// - `reboot=k`: reset by the keyboard controller, which is one exit; other ways are tried before otherwise.
 /// - `panic=-1`: reset at once after a panic: the machine's end is the message.
-/// - `no_timer_check`: there is no legacy timer whose wiring could be checked.
+/// - `noreplace-smp`: with one vCPU the kernel would take all lock prefixes out of its code, which would make
+///   most of its pages, mapped from the file, this machine's own.
 /// - `retain_initrd`: its pages are mapped from the file and must not become memory for other uses.
 /// - `tsc=reliable`: no watchdog compares the TSC with a worse clock.
-const ALWAYS: &str = "console=ttyS0 reboot=k panic=-1 no_timer_check retain_initrd tsc=reliable";
+const ALWAYS: &str = "console=ttyS0 reboot=k panic=-1 noreplace-smp retain_initrd tsc=reliable";
 
 /// Only emergencies go to the console: each character costs an exit.
 const QUIET: &str = "quiet loglevel=1";
