@@ -116,7 +116,7 @@ lost_options() {
 
 # compile TREE LOG: vmlinux, with a line of progress instead of one for each file.
 compile() {
-	local tree=$1 log=$2 about=1600
+	local tree=$1 log=$2 about=2030
 
 	say "compiling about $about files with $(nproc) jobs; all that make says is in $log"
 	if ! kernel_make "$tree" -j"$(nproc)" vmlinux 2>&1 | tee "$log" | progress "$about"; then
