@@ -1,11 +1,10 @@
 //! SIGKILL of any part at any moment: all of the sandbox is gone within two seconds, and the error says why.
 
-use std::env;
 use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use e2e::{Bundle, Census, Deadline, Role, Sandbox, alone, pattern};
+use e2e::{Bundle, Census, Deadline, Role, Sandbox, Setup, alone, pattern};
 use rustix::process::Signal;
 
 /// How long everything of a killed sandbox may take to vanish.
@@ -59,9 +58,7 @@ fn kill_at_random_moments(victim: Role) -> Result<()> {
     let _order = alone();
     let count =
         env::var("RUNV_TEST_KILLS").map_or(Ok(3), |count| count.parse::<u64>()).context("RUNV_TEST_KILLS")?;
-    let seed = env::var("RUNV_TEST_SEED")
-        .map_or_else(|_| Ok(u64::from(std::process::id())), |seed| seed.parse())
-        .context("RUNV_TEST_SEED")?;
+    let seed = Setup::times("RUNV_TEST_SEED", u64::from(std::process::id()))?;
     println!("RUNV_TEST_SEED={seed}");
     let before = Census::take()?;
     for index in 0..count {

@@ -137,6 +137,15 @@ impl Setup {
         }
     }
 
+    /// How often a test does what it does: `usual`, unless the environment variable says otherwise, as the soak
+    /// does.
+    ///
+    /// # Errors
+    /// When the variable is no number.
+    pub fn times(variable: &str, usual: u64) -> Result<u64> {
+        env::var(variable).map_or(Ok(usual), |times| times.parse()).with_context(|| variable.to_owned())
+    }
+
     /// `time` as it is on a machine of its own, longer in the nested host.
     #[must_use]
     pub fn patience(&self, time: Duration) -> Duration {

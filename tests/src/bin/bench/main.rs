@@ -36,18 +36,18 @@ fn main() -> Result<()> {
         Some("nested") => {
             let guests = argument(1)?;
             let mut report = Report::default();
-            report.add("start", start::measure(guests));
-            report.add("memory", memory::measure(guests));
-            report.add("files", files::measure_counted());
-            report.add("streams", streams::measure());
+            report.add("start", || start::measure(guests));
+            report.add("memory", || memory::measure(guests));
+            report.add("files", files::measure_counted);
+            report.add("streams", streams::measure);
             report.print()
         }
         Some("here") => {
             let (build, guests) = (argument(1)?, argument(2)?);
             let mut report = Report::default();
-            report.add("sizes", sizes::measure(build));
-            report.add("emulation", emulation::measure(build, guests));
-            report.add("files", files::measure_against_virtiofsd(build));
+            report.add("sizes", || sizes::measure(build));
+            report.add("emulation", || emulation::measure(build, guests));
+            report.add("files", || files::measure_against_virtiofsd(build));
             report.print()
         }
         Some("merge") => report::merge(arguments.get(1..).unwrap_or_default()),

@@ -54,8 +54,9 @@ pub(crate) struct Report {
 
 impl Report {
     /// Adds the results of one subject; its failure does not lose those of others.
-    pub(crate) fn add(&mut self, subject: &str, results: Result<Vec<Measurement>>) {
-        match results {
+    pub(crate) fn add(&mut self, subject: &str, measure: impl FnOnce() -> Result<Vec<Measurement>>) {
+        eprintln!("bench: {subject}");
+        match measure() {
             Ok(results) => self.measurements.extend(results),
             Err(error) => {
                 eprintln!("bench: error: {subject}: {error:#}");

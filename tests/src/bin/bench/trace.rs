@@ -13,18 +13,21 @@ const TRACEFS: &str = "/sys/kernel/tracing";
 pub(crate) struct Event {
     /// Thread that ran.
     pub(crate) thread: i32,
+    /// Its process, where the kernel still knew it.
+    process: Option<i32>,
     /// Time stamp counter: nanoseconds under `-icount`.
     pub(crate) time: u64,
-    /// Such as `kvm_pio`.
+    /// Such as `kvm_exit`.
     pub(crate) name: String,
     /// What the event says.
     pub(crate) arguments: String,
 }
 
 impl Event {
-    /// `comm-123 [000] d..1. 456789: kvm_pio: pio_write at 0x501 ...`
+    /// `comm-123 (  120) [000] d..1. 456789: kvm_exit: vcpu 0 reason npf ...`
     fn parse(line: &str) -> Option<Self> {
         let (task, rest) = line.split_once(" [")?;
+        let (task, process) = task.rsplit_once('(')?;
         let (_, rest) = rest.split_once("] ")?;
         let mut fields = rest.trim_start().splitn(4, ' ').filter(|field| !field.is_empty());
         let _flags = fields.next()?;
@@ -34,6 +37,7 @@ impl Event {
         let (name, arguments) = rest.split_once(": ")?;
         Some(Self {
             thread: task.trim_end().rsplit_once('-')?.1.parse().ok()?,
+            process: process.trim_matches([' ', ')']).parse().ok(),
             time: time.trim().parse().ok()?,
             name: name.trim().to_owned(),
             arguments: arguments.to_owned(),
@@ -75,12 +79,9 @@ pub(crate) fn record(events: &[&str], act: impl FnOnce() -> Result<()>) -> Resul
     set("tracing_on", "0")?;
     result?;
     let text = get("trace")?;
-    let processes = get("saved_tgids")?
-        .lines()
-        .filter_map(|line| line.split_once(' '))
-        .filter_map(|(thread, process)| Some((thread.parse().ok()?, process.trim().parse().ok()?)))
-        .collect();
-    Ok(Trace { events: text.lines().filter_map(Event::parse).collect(), processes })
+    let events: Vec<Event> = text.lines().filter_map(Event::parse).collect();
+    let processes = events.iter().filter_map(|event| Some((event.thread, event.process?))).collect();
+    Ok(Trace { events, processes })
 }
 
 impl Trace {
@@ -94,14 +95,14 @@ impl Trace {
             .with_context(|| format!("{program} was not executed"))
     }
 
-    /// When a guest first wrote to the I/O port.
-    pub(crate) fn port_write(&self, port: u16) -> Result<u64> {
-        let place = format!("at {port:#x} ");
+    /// When the first thread of `process`, its first one apart, ended: that of a vCPU whose guest has stopped.
+    pub(crate) fn thread_end(&self, process: i32) -> Result<u64> {
         self.events
             .iter()
-            .find(|event| event.name == "kvm_pio" && event.arguments.contains(&place))
+            .filter(|event| event.name == "sched_process_exit" && event.thread != process)
+            .find(|event| self.processes.get(&event.thread) == Some(&process))
             .map(|event| event.time)
-            .with_context(|| format!("no guest wrote to port {port:#x}"))
+            .context("no vCPU's thread ended")
     }
 
     /// How many times the event happened from `start` to `end`.
@@ -166,13 +167,13 @@ mod tests {
     #[test]
     fn a_line_of_the_trace_is_read() {
         let event = Event::parse(
-            "       vcpu-0 x-1234    [000] d..2.  49152123456: kvm_pio: pio_write at 0x501 size 1 count 1 val 0x10",
+            "       vcpu-0 x-1234    (   1201) [000] d..2.  49152123456: kvm_exit: vcpu 0 reason npf rip 0x1 info1 0x2",
         )
         .unwrap();
-        assert_eq!((event.thread, event.time, event.name.as_str()), (1234, 49_152_123_456, "kvm_pio"));
-        assert!(event.arguments.starts_with("pio_write at 0x501 "));
+        assert_eq!((event.thread, event.time, event.name.as_str()), (1234, 49_152_123_456, "kvm_exit"));
+        assert!(event.arguments.starts_with("vcpu 0 reason npf "));
         let exec = Event::parse(
-            "  runv-77 [000] .....  12: sched_process_exec: filename=/x/runv-vmm pid=77 old_pid=77",
+            "  runv-77 (-------) [000] .....  12: sched_process_exec: filename=/x/runv-vmm pid=77 old_pid=77",
         );
         assert_eq!(exec.unwrap().argument("filename"), Some("/x/runv-vmm"));
     }
