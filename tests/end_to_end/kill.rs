@@ -56,8 +56,7 @@ fn kill(victim: Role, moment: Moment, random: u64) -> Result<()> {
 /// Each moment in turn, `RUNV_TEST_KILLS` times (3 unless set), from the printed seed.
 fn kill_at_random_moments(victim: Role) -> Result<()> {
     let _order = alone();
-    let count =
-        env::var("RUNV_TEST_KILLS").map_or(Ok(3), |count| count.parse::<u64>()).context("RUNV_TEST_KILLS")?;
+    let count = Setup::times("RUNV_TEST_KILLS", 3)?;
     let seed = Setup::times("RUNV_TEST_SEED", u64::from(std::process::id()))?;
     println!("RUNV_TEST_SEED={seed}");
     let before = Census::take()?;

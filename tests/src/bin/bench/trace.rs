@@ -34,7 +34,8 @@ impl Event {
         let rest: Vec<&str> = fields.collect();
         let rest = rest.join(" ");
         let (time, rest) = rest.trim_start().split_once(": ")?;
-        let (name, arguments) = rest.split_once(": ")?;
+        // The end of a system call is `sys_accept4 -> 0x5`.
+        let (name, arguments) = rest.split_once(": ").or_else(|| rest.split_once(" -> "))?;
         Some(Self {
             thread: task.trim_end().rsplit_once('-')?.1.parse().ok()?,
             process: process.trim_matches([' ', ')']).parse().ok(),
