@@ -76,7 +76,7 @@ test: build lint unit e2e nested ## Every test: units, end to end with QEMU, end
 lint: | setup ## Format, clippy and documentation, with warnings as errors
 	cargo fmt --all --check
 	cargo clippy --locked --workspace --all-targets --all-features -- -D warnings
-	RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps --document-private-items --quiet
+	RUSTDOCFLAGS="-D warnings -A rustdoc::private-intra-doc-links" cargo doc --locked --workspace --no-deps --document-private-items --quiet
 
 .PHONY: unit
 unit: | setup ## Unit tests of every part

@@ -10,6 +10,7 @@ pub(crate) mod directory;
 pub(crate) mod driver;
 pub(crate) mod guest_files;
 pub(crate) mod installation;
+pub(crate) mod kernel_parameters;
 pub(crate) mod mount_points;
 pub(crate) mod start;
 pub(crate) mod vsock;

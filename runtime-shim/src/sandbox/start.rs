@@ -13,6 +13,7 @@ use vmm::hypervisor::{self, Hypervisor, Vm};
 
 use super::devices::{DeviceProcess, DevicesEnd, DevicesError};
 use super::directory::{DirectoryError, SandboxDirectory};
+use super::kernel_parameters::kernel_parameters;
 use crate::config::{Config, VirtioFs};
 use crate::io::console_tail::ConsoleTail;
 use crate::io::poll::readable_within;
@@ -85,7 +86,7 @@ impl Sandbox {
             memory_mib: config.memory.mib(),
             kernel: plan.kernel,
             initrd: plan.initrd,
-            kernel_parameters: Vec::new(),
+            kernel_parameters: kernel_parameters(config.memory.mib()),
             verbose_console: config.debug,
             console: console_end,
             devices: frontends,
