@@ -3,6 +3,10 @@
 use std::error::Error;
 use std::io::Write;
 
+use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+
 /// The user's act failed: the error and its causes.
 pub(crate) fn error(error: &dyn Error) {
     line("error", &chain(error));
@@ -54,9 +58,10 @@ fn without_numbers(text: &str) -> String {
 
 /// Shows what is logged, for `--debug`. The environment variable `RUNV_LOG` chooses levels and modules.
 pub(crate) fn show_log() {
-    let filter = tracing_subscriber::EnvFilter::try_from_env("RUNV_LOG")
-        .unwrap_or_else(|_unset| tracing_subscriber::EnvFilter::new("debug"));
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false);
+    let everything = Targets::new().with_default(LevelFilter::DEBUG);
+    let filter = std::env::var("RUNV_LOG").ok().and_then(|text| text.parse().ok()).unwrap_or(everything);
+    let log = tracing_subscriber::fmt().with_max_level(LevelFilter::TRACE).with_ansi(false);
+    let log = log.with_writer(std::io::stderr).finish().with(filter);
     // Fails only if there is a log already.
     let _ = log.try_init();
 }
