@@ -4,12 +4,12 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::Read;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use e2e::{Bundle, Deadline, Setup};
+use e2e::{Bundle, Deadline, Output, Setup};
 
 use crate::emulation::{median, qemu};
 use crate::meter::millions;
@@ -42,7 +42,7 @@ fn sandboxed(mib: &str, count: &str) -> Result<Times> {
 }
 
 pub(crate) fn measure_counted() -> Result<Vec<Measurement>> {
-    let (mib, count) = ("16", "10000");
+    let (mib, count) = ("2", "200");
     let ours = sandboxed(mib, count)?;
     let directory = tempfile::tempdir().context("cannot make a directory")?;
     let output = Command::new(Setup::get()?.probe())
@@ -111,7 +111,12 @@ fn on_virtiofsd(build: &Path, mib: &str, count: &str) -> Result<Times> {
     let socket = bundle.path().join("fs.sock");
     let mut daemon = Command::new(VIRTIOFSD)
         .arg(format!("--socket-path={}", socket.display()))
-        .args(["-o", &format!("source={},sandbox=chroot,cache=auto,xattr", share.display())])
+        // It may not be allowed to raise the limit.
+        .args([
+            "--rlimit-nofile=0",
+            "-o",
+            &format!("source={},sandbox=chroot,cache=auto,xattr", share.display()),
+        ])
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .spawn()
@@ -133,10 +138,12 @@ fn on_virtiofsd(build: &Path, mib: &str, count: &str) -> Result<Times> {
             "vhost-user-fs-device,chardev=fs,tag=share",
         ],
     )?;
-    let mut text = String::new();
-    child.stdout.take().context("no stdout")?.read_to_string(&mut text).context("cannot read the console")?;
-    child.wait().context("cannot wait")?;
-    daemon.kill().context("cannot kill virtiofsd")?;
-    daemon.wait().context("cannot wait")?;
-    parse(&text)
+    let console = Output::collect(child.stdout.take().context("no stdout")?);
+    // A guest whose share does not answer would wait for ever.
+    let text = console.to_end(Deadline::after(Duration::from_secs(120))?);
+    for process in [&mut child, &mut daemon] {
+        process.kill().context("cannot kill")?;
+        process.wait().context("cannot wait")?;
+    }
+    parse(&String::from_utf8_lossy(&text?))
 }

@@ -38,8 +38,8 @@ fn main() -> Result<()> {
             let mut report = Report::default();
             report.add("start", || start::measure(guests));
             report.add("memory", || memory::measure(guests));
-            report.add("files", files::measure_counted);
             report.add("streams", streams::measure);
+            report.add("files", files::measure_counted);
             report.print()
         }
         Some("here") => {

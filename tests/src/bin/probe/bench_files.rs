@@ -27,7 +27,7 @@ pub(crate) fn run(directory: &str, mib: u64, count: u64) -> Result<()> {
     let file = uncached(&path)?;
     let blocks = mib * (MIB / BLOCK) as u64;
     let mut block = [0; BLOCK];
-    time("random read, 4 KiB", 1000, |index| {
+    time("random read, 4 KiB", count, |index| {
         let offset = pattern::random(1, index) % blocks * BLOCK as u64;
         file.read_exact_at(&mut block, offset).context("pread")
     })?;
