@@ -4,8 +4,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use e2e::{Bundle, Setup};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use serde_json::json;
 
 /// A program that runs bundles.
@@ -56,6 +58,22 @@ pub(crate) fn sandbox(options: &[(&str, &Path)]) -> Result<Command> {
     }
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     Ok(command)
+}
+
+/// Runs it to its end, whatever its status. Under TCG a nested guest hangs now and then, in a loop of its own: after
+/// 20 s, far longer than any run takes, that is an error.
+pub(crate) fn run_to_end(mut command: Command) -> Result<()> {
+    let mut child = command.spawn().with_context(|| format!("cannot run {command:?}"))?;
+    let pid = Pid::from_raw(child.id().cast_signed()).context("process id 0")?;
+    let pidfd = pidfd_open(pid, PidfdFlags::empty()).context("cannot watch it")?;
+    let limit = Timespec { tv_sec: 20, tv_nsec: 0 };
+    let ended = poll(&mut [PollFd::new(&pidfd, PollFlags::IN)], Some(&limit)).context("cannot wait")?;
+    if ended == 0 {
+        child.kill().context("cannot kill it")?;
+    }
+    child.wait().context("cannot wait")?;
+    ensure!(ended == 1, "{command:?} hung");
+    Ok(())
 }
 
 /// A bundle whose workload is one of `tests/bench/guests`.

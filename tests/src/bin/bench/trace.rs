@@ -78,6 +78,7 @@ pub(crate) fn record(events: &[&str], act: impl FnOnce() -> Result<()>) -> Resul
     set("tracing_on", "1")?;
     let result = act();
     set("tracing_on", "0")?;
+    set("events/enable", "0")?;
     result?;
     let text = get("trace")?;
     let events: Vec<Event> = text.lines().filter_map(Event::parse).collect();
