@@ -24,7 +24,8 @@ use anyhow::{Context, Result, bail};
 use report::Report;
 
 const USAGE: &str =
-    "usage: bench nested GUESTS          all that is counted, in the nested host; JSON on stdout
+    "usage: bench nested SUBJECT GUESTS  what is counted, in the nested host; JSON on stdout; SUBJECT is
+                                    bring-up, boot, boot-shares, agent, runs, memory, streams or files
        bench here BUILD GUESTS      sizes and ratios, on this machine; JSON on stdout
        bench merge FILE...          such JSON of several files as one
        bench table FILE...          the table of it";
@@ -34,12 +35,19 @@ fn main() -> Result<()> {
     let argument = |index: usize| arguments.get(index).map(Path::new).context(USAGE);
     match arguments.first().map(String::as_str) {
         Some("nested") => {
-            let guests = argument(1)?;
+            let (subject, guests) = (argument(1)?.to_string_lossy().into_owned(), argument(2)?);
             let mut report = Report::default();
-            report.add("start", || start::measure(guests));
-            report.add("memory", || memory::measure(guests));
-            report.add("streams", streams::measure);
-            report.add("files", files::measure_counted);
+            report.add(&subject, || match subject.as_str() {
+                "bring-up" => start::bring_up(guests),
+                "boot" => start::boot(guests),
+                "boot-shares" => start::boot_shares(guests),
+                "agent" => start::agent_ready(guests),
+                "runs" => start::whole_runs(guests),
+                "memory" => memory::measure(guests),
+                "streams" => streams::measure(),
+                "files" => files::measure_counted(),
+                _ => bail!(USAGE),
+            });
             report.print()
         }
         Some("here") => {

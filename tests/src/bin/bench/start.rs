@@ -25,24 +25,6 @@ const ALL: [&str; 5] = [
     "kvm/kvm_exit",
 ];
 
-/// Each figure is that of the second run, when all files are in the page cache.
-pub(crate) fn measure(guests: &Path) -> Result<Vec<Measurement>> {
-    let setup = Setup::get()?;
-    let directory = tempfile::tempdir().context("cannot make a directory")?;
-    let small = runtime::initrd(&guests.join("init"), 512, &directory.path().join("small.cpio"))?;
-    let length = fs::metadata(setup.initrd()).context("initrd")?.len();
-    let marked = runtime::initrd(&guests.join("init"), length, &directory.path().join("marked.cpio"))?;
-    let bundle = runtime::bundle(&guests.join("true"))?;
-
-    let mut results = Vec::new();
-    results.extend(bring_up(&bundle, &guests.join("tiny"), &small)?);
-    let (boot, more) = boot(&bundle, &setup.kernel(), &marked)?;
-    results.extend(more);
-    results.push(agent_ready(&bundle, boot)?);
-    results.extend(whole_runs(&bundle)?);
-    Ok(results)
-}
-
 /// Traces the command's second run. The guests of these benchmarks are no machines to live in: the status says
 /// nothing.
 fn traced(events: &[&str], command: impl Fn() -> Result<Command>) -> Result<Trace> {
@@ -86,8 +68,11 @@ fn busy(shares: &BTreeMap<String, f64>) -> f64 {
     shares.iter().filter(|(name, _)| *name != "idle").map(|(_, share)| share).sum()
 }
 
-fn bring_up(bundle: &Bundle, kernel: &Path, initrd: &Path) -> Result<Vec<Measurement>> {
-    let (trace, start, end) = to_mark(bundle, kernel, initrd, &FEW)?;
+/// B1. Each figure is that of the second run, when all files are in the page cache.
+pub(crate) fn bring_up(guests: &Path) -> Result<Vec<Measurement>> {
+    let bundle = runtime::bundle(&guests.join("true"))?;
+    let small = runtime::initrd(&guests.join("init"), 512, &bundle.path().join("small.cpio"))?;
+    let (trace, start, end) = to_mark(&bundle, &guests.join("tiny"), &small, &FEW)?;
     let shares = shares(&trace, start, end)?;
     let vmm = *shares.get("VMM").context("the VMM did not run")?;
     let of = |name: &str| shares.get(name).copied().unwrap_or_default();
@@ -101,43 +86,56 @@ fn bring_up(bundle: &Bundle, kernel: &Path, initrd: &Path) -> Result<Vec<Measure
     ])
 }
 
-fn boot(bundle: &Bundle, kernel: &Path, initrd: &Path) -> Result<(f64, Vec<Measurement>)> {
-    let (trace, start, end) = to_mark(bundle, kernel, initrd, &FEW)?;
-    let total = busy(&shares(&trace, start, end)?);
-    let mut results = vec![
-        Measurement::new("B2b", "boot: exec of the VMM to PID 1's first instruction", total, "M instr.")
-            .goal(40.0)
-            .peer("Firecracker, lean kernel (quoted)", 64.0)
-            .peer("Cloud Hypervisor, lean kernel (quoted)", 198.5),
-    ];
-    // Once more with an event at each entry and exit, which costs something itself.
-    let (trace, start, end) = to_mark(bundle, kernel, initrd, &ALL)?;
-    for (name, share) in shares(&trace, start, end)? {
-        if name != "idle" && share >= 0.05 {
-            results.push(Measurement::new("B2b", format!("  of it, traced: {name}"), share, "M instr."));
-        }
-    }
-    let exits = f64::from(u32::try_from(trace.count("kvm_exit", start, end))?);
-    results.push(Measurement::new("B2b", "  exits", exits, "exits"));
-    let faults = trace
-        .events
-        .iter()
-        .filter(|event| event.name == "kvm_exit" && (start..=end).contains(&event.time))
-        .filter(|event| event.arguments.contains("reason npf"))
-        .count();
-    results.push(Measurement::new(
-        "B2b",
-        "  of them page faults",
-        f64::from(u32::try_from(faults)?),
-        "exits",
-    ));
-    Ok((total, results))
+/// The built kernel with a PID 1 that says that it has begun, in an initrd as long as the real one.
+fn marked_boot(guests: &Path, events: &[&str]) -> Result<(Trace, u64, u64)> {
+    let setup = Setup::get()?;
+    let bundle = runtime::bundle(&guests.join("true"))?;
+    let length = fs::metadata(setup.initrd()).context("initrd")?.len();
+    let marked = runtime::initrd(&guests.join("init"), length, &bundle.path().join("marked.cpio"))?;
+    to_mark(&bundle, &setup.kernel(), &marked, events)
 }
 
-/// The agent has no mark of its own: its time is what a run of it takes longer than one of the marked PID 1.
-fn agent_ready(bundle: &Bundle, boot: f64) -> Result<Measurement> {
+fn boot_total(guests: &Path) -> Result<f64> {
+    let (trace, start, end) = marked_boot(guests, &FEW)?;
+    Ok(busy(&shares(&trace, start, end)?))
+}
+
+/// B2b.
+pub(crate) fn boot(guests: &Path) -> Result<Vec<Measurement>> {
+    Ok(vec![
+        Measurement::new(
+            "B2b",
+            "boot: exec of the VMM to PID 1's first instruction",
+            boot_total(guests)?,
+            "M instr.",
+        )
+        .goal(40.0)
+        .peer("Firecracker, lean kernel (quoted)", 64.0)
+        .peer("Cloud Hypervisor, lean kernel (quoted)", 198.5),
+    ])
+}
+
+/// Where B2b goes, with an event at each entry and exit, which costs something itself.
+pub(crate) fn boot_shares(guests: &Path) -> Result<Vec<Measurement>> {
+    let (trace, start, end) = marked_boot(guests, &ALL)?;
+    let mut results: Vec<_> = shares(&trace, start, end)?
+        .into_iter()
+        .filter(|(name, share)| name != "idle" && *share >= 0.05)
+        .map(|(name, share)| Measurement::new("B2b", format!("  of it, traced: {name}"), share, "M instr."))
+        .collect();
+    for (name, reason) in [("  exits", ""), ("  of them page faults", "reason npf")] {
+        let count = u32::try_from(trace.count("kvm_exit", reason, start, end))?;
+        results.push(Measurement::new("B2b", name, f64::from(count), "exits"));
+    }
+    Ok(results)
+}
+
+/// B3. The agent has no mark of its own: its time is what a run of it takes longer than one of the marked PID 1.
+pub(crate) fn agent_ready(guests: &Path) -> Result<Vec<Measurement>> {
+    let boot = boot_total(guests)?;
+    let bundle = runtime::bundle(&guests.join("true"))?;
     let accepts = ["sched/sched_switch", "sched/sched_process_exec", "syscalls/sys_exit_accept4"];
-    let trace = traced(&accepts, || Runtime::Sandbox.run(bundle))?;
+    let trace = traced(&accepts, || Runtime::Sandbox.run(&bundle))?;
     let (start, _) = trace.exec("/runv-vmm")?;
     let (_, shim) = trace.exec("/sandbox")?;
     let ready = trace
@@ -148,14 +146,14 @@ fn agent_ready(bundle: &Bundle, boot: f64) -> Result<Measurement> {
         .find(|time| *time > start)
         .context("the shim accepted no ready signal")?;
     let total = busy(&shares(&trace, start, ready)?);
-    Ok(Measurement::new("B3", "agent: PID 1's first instruction to ready", total - boot, "M instr.")
-        .goal(3.0))
+    let name = "agent: PID 1's first instruction to ready";
+    Ok(vec![Measurement::new("B3", name, total - boot, "M instr.").goal(3.0)])
 }
 
 /// From before the fork to the workload's first byte, and to the end with all state gone.
 fn whole_run(runtime: Runtime, bundle: &Bundle) -> Result<(f64, f64)> {
     let mut command = runtime.run(bundle)?;
-    command.stdout(Stdio::piped());
+    command.stdout(Stdio::piped()).stderr(Stdio::inherit());
     let meter = Meter::start()?;
     let mut child = command.spawn().with_context(|| format!("cannot run {}", runtime.name()))?;
     let mut byte = [0];
@@ -167,10 +165,12 @@ fn whole_run(runtime: Runtime, bundle: &Bundle) -> Result<(f64, f64)> {
     Ok((first, end))
 }
 
-fn whole_runs(bundle: &Bundle) -> Result<Vec<Measurement>> {
+/// B4 and B5.
+pub(crate) fn whole_runs(guests: &Path) -> Result<Vec<Measurement>> {
+    let bundle = runtime::bundle(&guests.join("true"))?;
     let second = |runtime: Runtime| {
-        whole_run(runtime, bundle)?;
-        whole_run(runtime, bundle)
+        whole_run(runtime, &bundle)?;
+        whole_run(runtime, &bundle)
     };
     let (first, end) = second(Runtime::Sandbox)?;
     let mut to_end = Measurement::new("B4", "run of a static true, to the end", end, "M instr.");

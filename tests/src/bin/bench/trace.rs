@@ -107,9 +107,13 @@ impl Trace {
             .context("no vCPU's thread ended")
     }
 
-    /// How many times the event happened from `start` to `end`.
-    pub(crate) fn count(&self, name: &str, start: u64, end: u64) -> usize {
-        self.events.iter().filter(|event| event.name == name && (start..=end).contains(&event.time)).count()
+    /// How many times the event happened from `start` to `end` with `text` in what it says.
+    pub(crate) fn count(&self, name: &str, text: &str, start: u64, end: u64) -> usize {
+        self.events
+            .iter()
+            .filter(|event| event.name == name && event.arguments.contains(text))
+            .filter(|event| (start..=end).contains(&event.time))
+            .count()
     }
 
     /// Nanoseconds from `start` to `end` by who ran. `label` names threads by process id and thread id; for a
