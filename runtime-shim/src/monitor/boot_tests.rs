@@ -65,6 +65,7 @@ fn sandbox(machine: &FakeMachine) -> Sandbox {
         kernel: "/kernel".into(),
         initrd: "/initrd".into(),
         exports: Vec::new(),
+        virtio_console: false,
         config: &Config::default(),
     };
     Sandbox::start(plan, machine).unwrap()

@@ -11,7 +11,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use agent_protocol::SHARE_TAG;
-use device_config::{DeviceProcessConfig, Export, FsConfig, RngConfig, VsockConfig};
+use device_config::{ConsoleConfig, DeviceProcessConfig, Export, FsConfig, RngConfig, VsockConfig};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use vmm::config::{DeviceKind, VhostUserDevice};
 
@@ -91,12 +91,14 @@ impl fmt::Display for DevicesEnd {
 }
 
 impl DeviceProcess {
-    /// Starts `program`; returns the process and, for the hypervisor, the frontends' ends of its devices.
+    /// Starts `program`; returns the process and, for the hypervisor, the frontends' ends of its devices. One of
+    /// them is a virtio-console if there is somewhere for its output.
     pub(crate) fn spawn(
         program: &Path,
         directory: &SandboxDirectory,
         exports: Vec<Export>,
         options: &VirtioFs,
+        console: Option<OwnedFd>,
     ) -> Result<(Self, Vec<VhostUserDevice>), DevicesError> {
         let prepare = |step| move |source| DevicesError::Prepare { step, source };
         let mut inherited = Inherited::default();
@@ -126,13 +128,20 @@ impl DeviceProcess {
             guest_cid: GUEST_CID,
         };
         let rng = RngConfig { listener_fd: backend(DeviceKind::Rng, "rng", &mut inherited)? };
+        let console = match console {
+            Some(output) => Some(ConsoleConfig {
+                listener_fd: backend(DeviceKind::Console, "console", &mut inherited)?,
+                output_fd: inherited.add(output),
+            }),
+            None => None,
+        };
         let config = DeviceProcessConfig {
             status_fd: inherited.add(status_writer.into()),
             lifeline_fd: inherited.add(lifeline_end.into()),
             fs: Some(fs),
             vsock: Some(vsock),
             rng: Some(rng),
-            console: None,
+            console,
         };
         let process = Self::run(program, &config, inherited, status.into(), lifeline)?;
         Ok((process, frontends))

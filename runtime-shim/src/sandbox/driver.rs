@@ -14,6 +14,9 @@ pub(crate) struct Chosen {
     pub(crate) hypervisor: Box<dyn Hypervisor>,
     /// Whether software emulates the CPU.
     pub(crate) emulated: Emulated,
+    /// Whether the driver takes a virtio-console, which costs an exit a line where the serial port costs one a
+    /// character. QEMU has no vhost-user frontend for one.
+    pub(crate) virtio_console: bool,
 }
 
 /// No driver can be used.
@@ -40,9 +43,9 @@ pub(crate) fn choose(config: &Config, installation: &Installation) -> Result<Cho
             selection.reason
         ));
     }
-    let hypervisor: Box<dyn Hypervisor> = match selection.driver {
-        Driver::Qemu(qemu) => Box::new(qemu),
-        Driver::Builtin => Box::new(Builtin { program: installation.vmm_program()? }),
+    let (hypervisor, virtio_console): (Box<dyn Hypervisor>, _) = match selection.driver {
+        Driver::Qemu(qemu) => (Box::new(qemu), false),
+        Driver::Builtin => (Box::new(Builtin { program: installation.vmm_program()? }), true),
     };
-    Ok(Chosen { hypervisor, emulated })
+    Ok(Chosen { hypervisor, emulated, virtio_console })
 }

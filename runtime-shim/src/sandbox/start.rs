@@ -52,6 +52,8 @@ pub(crate) struct Plan<'a> {
     pub(crate) initrd: PathBuf,
     /// What of the host the guest sees.
     pub(crate) exports: Vec<Export>,
+    /// Whether the driver takes a virtio-console.
+    pub(crate) virtio_console: bool,
     /// Memory, vCPUs and the rest.
     pub(crate) config: &'a Config,
 }
@@ -78,9 +80,13 @@ impl Sandbox {
         let directory = SandboxDirectory::create()?;
         let ready = directory.listen_for_guest(READY_PORT)?;
         let (console, console_end) = ConsoleTail::new(config.debug).map_err(StartError::Console)?;
+        let fast_console = (config.debug && plan.virtio_console)
+            .then(|| console_end.try_clone())
+            .transpose()
+            .map_err(StartError::Console)?;
         let options: &VirtioFs = &config.virtio_fs;
         let (mut devices, frontends) =
-            DeviceProcess::spawn(&plan.device_program, &directory, plan.exports, options)?;
+            DeviceProcess::spawn(&plan.device_program, &directory, plan.exports, options, fast_console)?;
         let machine = VmConfig {
             cpus: config.cpus.count(),
             memory_mib: config.memory.mib(),

@@ -100,6 +100,7 @@ pub(super) fn main(arguments: &Arguments) -> Result<u8, Failure> {
         kernel,
         initrd,
         exports: to_vm::exports(&bundle.spec, &sources),
+        virtio_console: chosen.virtio_console,
         config: &config,
     };
 

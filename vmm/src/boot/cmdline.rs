@@ -5,19 +5,24 @@ use std::fmt::Write;
 use crate::arch::x86_64::layout::{COMMAND_LINE_SIZE, VIRTIO_SIZE, VirtioSlot};
 
 /// What is always there:
-/// - `console=ttyS0`: the serial port is where a dying kernel says why.
 /// - `reboot=k`: reset by the keyboard controller, which is one exit; other ways are tried before otherwise.
 /// - `panic=-1`: reset at once after a panic: the machine's end is the message.
 /// - `noreplace-smp`: with one vCPU the kernel would take all lock prefixes out of its code, which would make
 ///   most of its pages, mapped from the file, this machine's own.
 /// - `retain_initrd`: its pages are mapped from the file and must not become memory for other uses.
 /// - `tsc=reliable`: no watchdog compares the TSC with a worse clock.
-const ALWAYS: &str = "console=ttyS0 reboot=k panic=-1 noreplace-smp retain_initrd tsc=reliable";
+const ALWAYS: &str = "reboot=k panic=-1 noreplace-smp retain_initrd tsc=reliable";
+
+/// The serial port is where a dying kernel says why: it needs no driver and no device process.
+const SERIAL: &str = "console=ttyS0";
+
+/// A virtio-console costs one exit a line.
+const VIRTIO: &str = "console=hvc0";
 
 /// Only emergencies go to the console: each character costs an exit.
 const QUIET: &str = "quiet loglevel=1";
 
-/// All messages go to the console, from the first on.
+/// All messages go to the console, from the first on: by the serial port until the console's own driver is up.
 const VERBOSE: &str = "ignore_loglevel earlyprintk=ttyS0";
 
 /// The command line cannot be made.
@@ -29,18 +34,28 @@ pub(crate) enum CommandLineError {
     TooLong,
 }
 
+/// What the command line depends on.
+#[derive(Debug, Default)]
+pub(crate) struct Boot<'a> {
+    /// Kernel messages down to debug level go to the console.
+    pub(crate) verbose: bool,
+    /// There is a virtio-console, to be used in place of the serial port.
+    pub(crate) virtio_console: bool,
+    /// Where the virtio devices are.
+    pub(crate) slots: &'a [VirtioSlot],
+    /// The caller's own, one word each.
+    pub(crate) parameters: &'a [String],
+}
+
 /// Builds the command line, without its terminating zero.
-pub(crate) fn command_line(
-    verbose: bool,
-    devices: &[VirtioSlot],
-    parameters: &[String],
-) -> Result<String, CommandLineError> {
-    let mut line = format!("{ALWAYS} {}", if verbose { VERBOSE } else { QUIET });
-    for slot in devices {
+pub(crate) fn command_line(boot: &Boot<'_>) -> Result<String, CommandLineError> {
+    let console = if boot.virtio_console { VIRTIO } else { SERIAL };
+    let mut line = format!("{ALWAYS} {console} {}", if boot.verbose { VERBOSE } else { QUIET });
+    for slot in boot.slots {
         // Writing to a string cannot fail.
         let _ = write!(line, " virtio_mmio.device={VIRTIO_SIZE:#x}@{:#x}:{}", slot.base, slot.line);
     }
-    for parameter in parameters {
+    for parameter in boot.parameters {
         if parameter.is_empty() || !parameter.bytes().all(|byte| byte.is_ascii_graphic()) {
             return Err(CommandLineError::Word(parameter.clone()));
         }
@@ -57,29 +72,36 @@ mod tests {
     #[test]
     fn devices_and_parameters_follow_the_fixed_words() {
         let devices = [VirtioSlot { base: 0xd000_0000, line: 5 }, VirtioSlot { base: 0xd000_1000, line: 6 }];
-        let line = command_line(false, &devices, &["a=b".to_owned(), "c".to_owned()]).unwrap();
+        let parameters = ["a=b".to_owned(), "c".to_owned()];
+        let line =
+            command_line(&Boot { slots: &devices, parameters: &parameters, ..Boot::default() }).unwrap();
         assert_eq!(
             line.strip_prefix(ALWAYS).unwrap(),
-            " quiet loglevel=1 virtio_mmio.device=0x1000@0xd0000000:5 \
+            " console=ttyS0 quiet loglevel=1 virtio_mmio.device=0x1000@0xd0000000:5 \
              virtio_mmio.device=0x1000@0xd0001000:6 a=b c"
         );
-        assert!(command_line(true, &[], &[]).unwrap().ends_with(VERBOSE));
+        let verbose = Boot { verbose: true, virtio_console: true, ..Boot::default() };
+        assert_eq!(command_line(&verbose).unwrap(), format!("{ALWAYS} console=hvc0 {VERBOSE}"));
+    }
+
+    fn with(parameters: &[String]) -> Result<String, CommandLineError> {
+        command_line(&Boot { parameters, ..Boot::default() })
     }
 
     #[test]
     fn parameters_that_are_not_one_word_are_refused() {
         for bad in ["", "a b", "a\nb", "a\0", "tab\t", "ä"] {
-            let result = command_line(false, &[], &[bad.to_owned()]);
+            let result = with(&[bad.to_owned()]);
             assert_eq!(result, Err(CommandLineError::Word(bad.to_owned())));
         }
     }
 
     #[test]
     fn a_line_longer_than_the_kernel_reads_is_refused() {
-        let fixed = command_line(false, &[], &[]).unwrap().len();
+        let fixed = with(&[]).unwrap().len();
         let fits = "x".repeat(COMMAND_LINE_SIZE - 1 - fixed - 1);
         let too_long = [fits.clone() + "x"];
-        assert_eq!(command_line(false, &[], &[fits]).unwrap().len(), COMMAND_LINE_SIZE - 1);
-        assert_eq!(command_line(false, &[], &too_long), Err(CommandLineError::TooLong));
+        assert_eq!(with(&[fits]).unwrap().len(), COMMAND_LINE_SIZE - 1);
+        assert_eq!(with(&too_long), Err(CommandLineError::TooLong));
     }
 }

@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use vmm::config::DeviceKind;
 use vmm::control::{BootFile, DeviceSocket, InheritError, ProcessConfig, inherit};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
@@ -13,7 +14,7 @@ use super::{BackendWatch, Machine};
 use crate::arch::x86_64::boot_params::{Range, zero_page};
 use crate::arch::x86_64::layout::{self, VirtioSlot};
 use crate::arch::x86_64::{mp_table, registers};
-use crate::boot::cmdline::{CommandLineError, command_line};
+use crate::boot::cmdline::{self, CommandLineError};
 use crate::boot::initrd::{self, InitrdError};
 use crate::boot::kernel::{self, Kernel, KernelError};
 use crate::bus::{BusDevice, BusError};
@@ -130,8 +131,13 @@ fn load_boot_files(
 /// Writes the structures by which the kernel starts and finds the machine.
 fn write_start(config: &ProcessConfig, memory: &Memory, initrd: Range) -> Result<(), AssembleError> {
     let slots: Vec<_> = (0..config.devices.len()).map_while(layout::virtio_slot).collect();
-    let line = command_line(config.verbose_console, &slots, &config.kernel_parameters)
-        .map_err(AssembleError::CommandLine)?;
+    let boot = cmdline::Boot {
+        verbose: config.verbose_console,
+        virtio_console: config.devices.iter().any(|device| device.kind == DeviceKind::Console),
+        slots: &slots,
+        parameters: &config.kernel_parameters,
+    };
+    let line = cmdline::command_line(&boot).map_err(AssembleError::CommandLine)?;
     let ram: Vec<_> = memory.regions().map(|region| region.guest).collect();
     let write = |address, bytes: &[u8]| memory.write(address, bytes).map_err(AssembleError::Memory);
     write(layout::COMMAND_LINE, line.as_bytes())?;
