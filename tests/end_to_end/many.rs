@@ -24,9 +24,19 @@ fn twenty_at_once_do_not_disturb_each_other_and_leave_nothing() -> Result<()> {
     Ok(())
 }
 
+/// Twenty, but for guests of several vCPUs in the nested host. Its two processors would have to run forty vCPUs, and
+/// its emulated SVM does not notice one that spins for another (no pause filter), so these take minutes to boot.
+fn count() -> Result<usize> {
+    let setup = Setup::get()?;
+    let several_vcpus = setup.cpus() > 1;
+    let full = COUNT.try_into()?;
+    let count = if several_vcpus { setup.size("sandboxes of several vCPUs at once", full, 5) } else { full };
+    Ok(count.try_into()?)
+}
+
 fn twenty_at_once() -> Result<()> {
     let deadline = Deadline::after(Duration::from_secs(180))?;
-    let bundles: Vec<Bundle> = (0..COUNT)
+    let bundles: Vec<Bundle> = (0..count()?)
         .map(|number| {
             Bundle::shell(SCRIPT)?.edit(|spec| {
                 spec["process"]["env"] = json!(["PATH=/bin", format!("NUMBER={number}")]);
