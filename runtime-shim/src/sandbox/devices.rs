@@ -7,15 +7,14 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use agent_protocol::SHARE_TAG;
+use child::{BoundProcess, Inherited, sealed_file};
 use device_config::{ConsoleConfig, DeviceProcessConfig, Export, FsConfig, RngConfig, VsockConfig};
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use vmm::config::{DeviceKind, VhostUserDevice};
 
-use super::child::{Inherited, sealed_file};
 use super::directory::{DirectoryError, SandboxDirectory};
 use crate::config::VirtioFs;
 use crate::io::poll::readable_within;
@@ -57,8 +56,7 @@ pub(crate) enum DevicesError {
 /// A running device process. Dropping it kills and reaps it.
 #[derive(Debug)]
 pub(crate) struct DeviceProcess {
-    child: Child,
-    pidfd: OwnedFd,
+    process: BoundProcess,
     status: File,
     /// The process ends when this closes.
     _lifeline: UnixStream,
@@ -162,33 +160,27 @@ impl DeviceProcess {
         let mut command = Command::new(program);
         command.arg("--config-fd").arg(config_fd.to_string()).stdin(Stdio::null()).stdout(Stdio::null());
         inherited.apply(&mut command).map_err(prepare("prepare file descriptors"))?;
-        let mut child =
-            command.spawn().map_err(|source| DevicesError::Spawn { program: program.to_owned(), source })?;
-        match pidfd_open(Pid::from_child(&child), PidfdFlags::empty()) {
-            Ok(pidfd) => Ok(Self { child, pidfd, status: status.into(), _lifeline: lifeline }),
-            Err(errno) => {
-                kill(&mut child);
-                Err(prepare("watch")(errno.into()))
-            }
-        }
+        let process = BoundProcess::spawn(command)
+            .map_err(|source| DevicesError::Spawn { program: program.to_owned(), source })?;
+        Ok(Self { process, status: status.into(), _lifeline: lifeline })
     }
 
     /// Polls readable once the process has ended.
     pub(crate) fn ended(&self) -> BorrowedFd<'_> {
-        self.pidfd.as_fd()
+        self.process.ended()
     }
 
     /// Its process id.
     pub(crate) fn pid(&self) -> u32 {
-        self.child.id()
+        self.process.id()
     }
 
     /// How it ended, if it has or does within `grace`.
     pub(crate) fn end_within(&mut self, grace: Duration) -> io::Result<Option<DevicesEnd>> {
-        if !readable_within(self.pidfd.as_fd(), grace)? {
+        if !readable_within(self.process.ended(), grace)? {
             return Ok(None);
         }
-        let status = self.child.wait()?;
+        let status = self.process.wait()?;
         if let Some(signal) = status.signal() {
             return Ok(Some(DevicesEnd::Killed(signal)));
         }
@@ -209,18 +201,6 @@ impl DeviceProcess {
         let line = text.lines().rfind(|line| !line.is_empty() && *line != "ready")?;
         Some(line.to_owned())
     }
-}
-
-impl Drop for DeviceProcess {
-    fn drop(&mut self) {
-        kill(&mut self.child);
-    }
-}
-
-fn kill(child: &mut Child) {
-    // Both fail only if the process has been reaped already.
-    let _ = child.kill();
-    let _ = child.wait();
 }
 
 #[cfg(test)]

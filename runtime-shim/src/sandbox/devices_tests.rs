@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::thread;
 
-use rustix::process::{Signal, test_kill_process};
+use rustix::process::{Pid, Signal, test_kill_process};
 
 use super::*;
 
@@ -16,6 +16,10 @@ fn spawn(program: &str) -> Result<DeviceProcess, DevicesError> {
         .map(|(process, _)| process)
 }
 
+fn pid(process: &DeviceProcess) -> Pid {
+    Pid::from_raw(process.pid().try_into().unwrap()).unwrap()
+}
+
 #[test]
 fn a_failure_is_told_in_the_processs_own_words() {
     let end = spawn("devices-that-fail").unwrap().end_within(PATIENCE).unwrap();
@@ -26,17 +30,17 @@ fn a_failure_is_told_in_the_processs_own_words() {
 fn a_kill_is_told_with_the_signal() {
     let mut process = spawn("devices-that-serve").unwrap();
     assert_eq!(process.end_within(Duration::ZERO).unwrap(), None);
-    rustix::process::kill_process(Pid::from_child(&process.child), Signal::KILL).unwrap();
+    rustix::process::kill_process(pid(&process), Signal::KILL).unwrap();
     assert_eq!(process.end_within(PATIENCE).unwrap(), Some(DevicesEnd::Killed(9)));
 }
 
 #[test]
 fn dropping_kills_and_reaps() {
     let process = spawn("devices-that-serve").unwrap();
-    let pid = Pid::from_child(&process.child);
-    test_kill_process(pid).unwrap();
+    let process_id = pid(&process);
+    test_kill_process(process_id).unwrap();
     drop(process);
-    assert!(test_kill_process(pid).is_err());
+    assert!(test_kill_process(process_id).is_err());
 }
 
 #[test]

@@ -4,11 +4,11 @@
 //! the monitor's. All functions are for the main thread: the children are tied to the thread that starts them.
 
 pub(crate) mod agent_client;
-pub(crate) mod child;
 pub(crate) mod devices;
 pub(crate) mod directory;
 pub(crate) mod driver;
 pub(crate) mod guest_files;
+pub(crate) mod inherited_fds;
 pub(crate) mod installation;
 pub(crate) mod kernel_parameters;
 pub(crate) mod mount_points;

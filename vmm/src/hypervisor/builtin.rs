@@ -5,30 +5,20 @@
 //! of file tells the process that this side is gone.
 
 use std::fs::File;
-use std::io::{self, Write};
+use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 
-use command_fds::{CommandFdExt, FdMapping};
-use rustix::fs::{MemfdFlags, SealFlags};
+use child::{BoundProcess, Inherited, sealed_file};
 
-use super::process::BoundProcess;
 use super::{Hypervisor, StartError, Vm, VmError, VmExit};
-use crate::config::{MIN_MEMORY_MIB, VmConfig};
-use crate::control::{BootFile, Channel, DeviceSocket, FdNumber, FromProcess, ProcessConfig, ToProcess};
+use crate::config::{MIN_MEMORY_MIB, VhostUserDevice, VmConfig};
+use crate::control::{BootFile, Channel, DeviceSocket, FromProcess, ProcessConfig, ToProcess};
 
 /// The driver's name, in errors.
 const NAME: &str = "runv-vmm";
-
-// Numbers under which the process inherits its descriptors.
-const CONFIG_FD: FdNumber = 3;
-const CONTROL_FD: FdNumber = 4;
-const CONSOLE_FD: FdNumber = 5;
-const KERNEL_FD: FdNumber = 6;
-const INITRD_FD: FdNumber = 7;
-const FIRST_DEVICE_FD: FdNumber = 8;
 
 /// Runs machines with the embedded VMM.
 #[derive(Debug, Clone)]
@@ -47,8 +37,7 @@ impl Hypervisor for Builtin {
         }
         let (control, theirs) = Channel::pair()
             .map_err(|source| StartError::Host { step: "make the control socket of the VMM", source })?;
-        let mappings = inherited_descriptors(config, theirs)?;
-        let process = self.spawn(mappings)?;
+        let process = self.spawn(config, theirs)?;
         let mut vm = BuiltinVm { process, control, exit: None };
         vm.await_start()?;
         Ok(Box::new(vm))
@@ -56,52 +45,47 @@ impl Hypervisor for Builtin {
 }
 
 impl Builtin {
-    fn spawn(&self, mappings: Vec<FdMapping>) -> Result<BoundProcess, StartError> {
+    fn spawn(&self, config: VmConfig, control: OwnedFd) -> Result<BoundProcess, StartError> {
+        let mut inherited = Inherited::default();
+        let control_fd = inherited.add(control);
+        let config = process_config(config, &mut inherited)?;
+        let sealed = serde_json::to_vec(&config).map_err(io::Error::from);
+        let sealed = sealed.and_then(|json| sealed_file("runv-vmm-config", &json));
+        let sealed = sealed
+            .map_err(|source| StartError::Host { step: "write the configuration of the VMM", source })?;
+        let config_fd = inherited.add(sealed);
+
         let mut command = Command::new(&self.program);
         command
-            .args(["--config-fd", &CONFIG_FD.to_string(), "--control-fd", &CONTROL_FD.to_string()])
+            .args(["--config-fd", &config_fd.to_string(), "--control-fd", &control_fd.to_string()])
             .env_clear()
             .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .fd_mappings(mappings)
-            .map_err(|source| StartError::Host {
-                step: "give the VMM its file descriptors",
-                source: io::Error::other(source),
-            })?;
+            .stdout(Stdio::null());
+        inherited
+            .apply(&mut command)
+            .map_err(|source| StartError::Host { step: "give the VMM its file descriptors", source })?;
         BoundProcess::spawn(command)
             .map_err(|source| StartError::Spawn { program: self.program.clone(), source })
     }
 }
 
 /// Opens the boot files and lays out what the process inherits.
-fn inherited_descriptors(config: VmConfig, control: OwnedFd) -> Result<Vec<FdMapping>, StartError> {
+fn process_config(config: VmConfig, inherited: &mut Inherited) -> Result<ProcessConfig, StartError> {
     let kernel = open_guest_file("guest kernel", &config.kernel)?;
     let initrd = open_guest_file("initrd", &config.initrd)?;
-    let mut mappings = vec![
-        FdMapping { parent_fd: control, child_fd: CONTROL_FD },
-        FdMapping { parent_fd: config.console, child_fd: CONSOLE_FD },
-        FdMapping { parent_fd: kernel, child_fd: KERNEL_FD },
-        FdMapping { parent_fd: initrd, child_fd: INITRD_FD },
-    ];
-    let mut devices = Vec::with_capacity(config.devices.len());
-    for (fd, device) in (FIRST_DEVICE_FD..).zip(config.devices) {
-        mappings.push(FdMapping { parent_fd: device.socket, child_fd: fd });
-        devices.push(DeviceSocket { kind: device.kind, fd });
-    }
-    let process_config = ProcessConfig {
+    let mut device =
+        |device: VhostUserDevice| DeviceSocket { kind: device.kind, fd: inherited.add(device.socket) };
+    let devices = config.devices.into_iter().map(&mut device).collect();
+    Ok(ProcessConfig {
         cpus: config.cpus,
         memory_mib: config.memory_mib,
-        kernel: BootFile { fd: KERNEL_FD, path: config.kernel },
-        initrd: BootFile { fd: INITRD_FD, path: config.initrd },
+        kernel: BootFile { fd: inherited.add(kernel), path: config.kernel },
+        initrd: BootFile { fd: inherited.add(initrd), path: config.initrd },
         kernel_parameters: config.kernel_parameters,
         verbose_console: config.verbose_console,
-        console_fd: CONSOLE_FD,
+        console_fd: inherited.add(config.console),
         devices,
-    };
-    let sealed = sealed_json(&process_config)
-        .map_err(|source| StartError::Host { step: "write the configuration of the VMM", source })?;
-    mappings.push(FdMapping { parent_fd: sealed, child_fd: CONFIG_FD });
-    Ok(mappings)
+    })
 }
 
 /// Opens a regular file to boot from.
@@ -111,19 +95,6 @@ fn open_guest_file(what: &'static str, path: &Path) -> Result<OwnedFd, StartErro
     if !file.metadata().map_err(failed)?.is_file() {
         return Err(failed(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file")));
     }
-    Ok(file.into())
-}
-
-/// `config` as JSON in a memfd that nobody can change any more, with the file offset at its start.
-fn sealed_json(config: &ProcessConfig) -> io::Result<OwnedFd> {
-    let memfd = rustix::fs::memfd_create("runv-vmm-config", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
-    let mut file = File::from(memfd);
-    file.write_all(&serde_json::to_vec(config)?)?;
-    rustix::fs::fcntl_add_seals(
-        &file,
-        SealFlags::WRITE | SealFlags::GROW | SealFlags::SHRINK | SealFlags::SEAL,
-    )?;
-    rustix::fs::seek(&file, rustix::fs::SeekFrom::Start(0))?;
     Ok(file.into())
 }
 

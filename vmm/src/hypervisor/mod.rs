@@ -13,7 +13,6 @@ use crate::config::VmConfig;
 pub mod builtin;
 mod error;
 pub mod probe;
-mod process;
 pub mod qemu;
 pub mod select;
 

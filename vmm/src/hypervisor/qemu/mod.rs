@@ -13,7 +13,7 @@
 
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::fd::{BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::ExitStatusExt;
@@ -21,7 +21,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use command_fds::{CommandFdExt, FdMapping};
+use child::{BoundProcess, Inherited};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::pipe::{PipeFlags, pipe_with};
 use serde::{Deserialize, Serialize};
@@ -30,7 +30,6 @@ use self::args::{Console, Device, Machine};
 use self::cmdline::Boot;
 use self::qmp::{Client, QmpError};
 use self::watch::{Sources, Watch};
-use super::process::{BoundProcess, FIRST_INHERITED_FD};
 use super::{Hypervisor, StartError, Vm, VmError, VmExit};
 use crate::config::{MIN_MEMORY_MIB, VmConfig};
 
@@ -119,7 +118,7 @@ impl Qemu {
         let initrd = inherited.add(open_file("initrd", &config.initrd)?.into());
         let qmp = inherited.add(qmp);
         let reset_log = reset_log.map(|log| inherited.add(log));
-        let console = inherited.add_console(config.console)?;
+        let console = inherit_console(&mut inherited, config.console)?;
         let (kinds, sockets): (Vec<_>, Vec<_>) =
             config.devices.into_iter().map(|device| (device.kind, device.socket)).unzip();
         let devices: Vec<Device<'_>> = kinds
@@ -154,35 +153,19 @@ impl Qemu {
         })
         .map_err(|error| StartError::Config(error.to_string()))?;
         tracing::debug!(program = %self.program.display(), ?arguments, "starting QEMU");
-        inherited.into_command(&self.program, arguments)
+        let mut command = Command::new(&self.program);
+        command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        inherited.apply(&mut command).map_err(host("number QEMU's descriptors"))?;
+        Ok(command)
     }
 }
 
-/// The descriptors that QEMU inherits.
-#[derive(Default)]
-struct Inherited(Vec<FdMapping>);
-
-impl Inherited {
-    fn add(&mut self, parent_fd: OwnedFd) -> RawFd {
-        let child_fd = self.0.last().map_or(FIRST_INHERITED_FD, |last| last.child_fd + 1);
-        self.0.push(FdMapping { parent_fd, child_fd });
-        child_fd
-    }
-
-    fn add_console(&mut self, console: OwnedFd) -> Result<Console, StartError> {
-        let file = File::from(console);
-        let metadata = file.metadata().map_err(host("examine the console"))?;
-        let fd = self.add(file.into());
-        let is_socket = metadata.file_type().is_socket();
-        Ok(if is_socket { Console::Socket(fd) } else { Console::File(fd) })
-    }
-
-    fn into_command(self, program: &Path, arguments: Vec<String>) -> Result<Command, StartError> {
-        let mut command = Command::new(program);
-        command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
-        command.fd_mappings(self.0).map_err(io::Error::other).map_err(host("number QEMU's descriptors"))?;
-        Ok(command)
-    }
+fn inherit_console(inherited: &mut Inherited, console: OwnedFd) -> Result<Console, StartError> {
+    let file = File::from(console);
+    let metadata = file.metadata().map_err(host("examine the console"))?;
+    let fd = inherited.add(file.into());
+    let is_socket = metadata.file_type().is_socket();
+    Ok(if is_socket { Console::Socket(fd) } else { Console::File(fd) })
 }
 
 /// A machine whose guest runs or ran.

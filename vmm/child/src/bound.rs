@@ -1,25 +1,21 @@
-//! One child process of a driver: tied to its parent's life, watched by a pidfd, never left as a zombie.
+//! One child process: tied to its parent's life, watched by a pidfd, never left as a zombie.
 //!
-//! Knows nothing of virtual machines. Must be used from the thread that spawned, as long as the child may
+//! Must be used from the thread that spawned, as long as the child may
 //! live: `PR_SET_PDEATHSIG` follows the parent *thread*.
 
 #![allow(unsafe_code, reason = "std's pre_exec is unsafe, and PR_SET_PDEATHSIG must be set in the child")]
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, ExitStatus};
 
 use rustix::process::{Pid, PidfdFlags, Signal};
 
-/// Least number for a descriptor that a child inherits. Up to the exec, std keeps a pipe open in the child to
-/// report a failure, under whatever number was free; a mapping onto it would make failures look like success.
-pub(crate) const FIRST_INHERITED_FD: RawFd = 64;
-
 /// A spawned process. Dropping it kills and reaps it.
 #[derive(Debug)]
-pub(crate) struct BoundProcess {
+pub struct BoundProcess {
     child: Child,
     pidfd: OwnedFd,
 }
@@ -30,7 +26,10 @@ impl BoundProcess {
     ///
     /// The command is consumed: with it goes the parent's copy of every descriptor that the child
     /// inherits, so that the child alone holds its ends.
-    pub(crate) fn spawn(mut command: Command) -> io::Result<Self> {
+    ///
+    /// # Errors
+    /// When the program cannot be executed or its process not be watched; none is left then.
+    pub fn spawn(mut command: Command) -> io::Result<Self> {
         let parent = rustix::process::getpid();
         // SAFETY: the closure makes two system calls and allocates nothing, so it is async-signal-safe as
         // the child of a fork from a threaded process requires.
@@ -58,26 +57,35 @@ impl BoundProcess {
     }
 
     /// The reading end of the standard error, once, if the command had a pipe made for it.
-    pub(crate) fn take_stderr(&mut self) -> Option<File> {
+    pub fn take_stderr(&mut self) -> Option<File> {
         self.child.stderr.take().map(|stderr| OwnedFd::from(stderr).into())
     }
 
-    pub(crate) fn id(&self) -> u32 {
+    /// Its process id.
+    #[must_use]
+    pub fn id(&self) -> u32 {
         self.child.id()
     }
 
-    /// Polls readable once the process has ended.
-    pub(crate) fn ended(&self) -> BorrowedFd<'_> {
+    /// Polls readable once the process has ended (a pidfd).
+    #[must_use]
+    pub fn ended(&self) -> BorrowedFd<'_> {
         self.pidfd.as_fd()
     }
 
     /// Sends SIGKILL; a process that was reaped already is no error.
-    pub(crate) fn kill(&mut self) -> io::Result<()> {
+    ///
+    /// # Errors
+    /// Those of kill(2).
+    pub fn kill(&mut self) -> io::Result<()> {
         self.child.kill()
     }
 
     /// Waits for the end and reaps; tells the same status each time.
-    pub(crate) fn wait(&mut self) -> io::Result<ExitStatus> {
+    ///
+    /// # Errors
+    /// Those of waitpid(2).
+    pub fn wait(&mut self) -> io::Result<ExitStatus> {
         self.child.wait()
     }
 }
@@ -86,7 +94,7 @@ impl Drop for BoundProcess {
     fn drop(&mut self) {
         let id = self.child.id();
         if let Err(error) = self.child.kill().and_then(|()| self.child.wait()) {
-            tracing::error!(pid = id, %error, "a process of a virtual machine may be left");
+            tracing::error!(pid = id, %error, "a process of a sandbox may be left");
         }
     }
 }

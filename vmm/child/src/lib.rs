@@ -1,0 +1,13 @@
+//! Child processes of a sandbox: tied to their parent's life ([`BoundProcess`]), given file descriptors by number
+//! ([`Inherited`]), configured by a file without a name ([`sealed_file`]).
+//!
+//! Knows neither machines nor devices. The shim starts the device process with it, the hypervisor drivers their
+//! machines.
+
+mod bound;
+mod inherited;
+mod sealed;
+
+pub use bound::BoundProcess;
+pub use inherited::Inherited;
+pub use sealed::sealed_file;
