@@ -30,6 +30,13 @@ pub struct VmConfig {
     pub devices: Vec<VhostUserDevice>,
 }
 
+/// Whether `word` can stand on a kernel command line as one parameter: printable ASCII, without a quote, which would
+/// swallow the words after it, and not `--`, which gives these to init in place of the kernel.
+#[must_use]
+pub fn is_kernel_parameter(word: &str) -> bool {
+    !word.is_empty() && word != "--" && word.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'"')
+}
+
 /// One vhost-user device and the frontend's end of its connection.
 #[derive(Debug)]
 pub struct VhostUserDevice {

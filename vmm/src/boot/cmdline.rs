@@ -2,6 +2,8 @@
 
 use std::fmt::Write;
 
+use vmm::config::is_kernel_parameter;
+
 use crate::arch::x86_64::layout::{COMMAND_LINE_SIZE, VIRTIO_SIZE, VirtioSlot};
 
 /// What is always there:
@@ -56,7 +58,7 @@ pub(crate) fn command_line(boot: &Boot<'_>) -> Result<String, CommandLineError> 
         let _ = write!(line, " virtio_mmio.device={VIRTIO_SIZE:#x}@{:#x}:{}", slot.base, slot.line);
     }
     for parameter in boot.parameters {
-        if parameter.is_empty() || !parameter.bytes().all(|byte| byte.is_ascii_graphic()) {
+        if !is_kernel_parameter(parameter) {
             return Err(CommandLineError::Word(parameter.clone()));
         }
         line.push(' ');
@@ -90,7 +92,7 @@ mod tests {
 
     #[test]
     fn parameters_that_are_not_one_word_are_refused() {
-        for bad in ["", "a b", "a\nb", "a\0", "tab\t", "ä"] {
+        for bad in ["", "a b", "a\nb", "a\0", "tab\t", "ä", "a=\"b", "--"] {
             let result = with(&[bad.to_owned()]);
             assert_eq!(result, Err(CommandLineError::Word(bad.to_owned())));
         }

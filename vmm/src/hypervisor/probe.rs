@@ -28,8 +28,9 @@ const LIMIT: Duration = Duration::from_millis(20);
 /// Fewest batches that make a host slow: one alone may have shared its core.
 const MIN_BATCHES: u32 = 5;
 
-/// What the driver `builtin` needs of KVM.
-const REQUIRED: [(Cap, &str); 8] = [
+/// What the driver `builtin` needs of KVM; the embedded VMM asks for the same.
+#[doc(hidden)]
+pub const REQUIRED: [(Cap, &str); 8] = [
     (Cap::UserMemory, "KVM_CAP_USER_MEMORY"),
     (Cap::Irqchip, "KVM_CAP_IRQCHIP"),
     (Cap::Irqfd, "KVM_CAP_IRQFD"),

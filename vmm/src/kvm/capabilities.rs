@@ -1,19 +1,10 @@
 //! Opens `/dev/kvm` and checks that the host's KVM can do what the machine needs.
 
-use kvm_ioctls::{Cap, Kvm};
+use kvm_ioctls::Kvm;
+use vmm::hypervisor::probe::REQUIRED;
 
 /// The one stable version of KVM's interface.
 const API_VERSION: i32 = 12;
-
-/// What the machine cannot do without, and in what words to say so.
-const NEEDED: [(Cap, &str); 6] = [
-    (Cap::UserMemory, "guest memory from user space (KVM_CAP_USER_MEMORY)"),
-    (Cap::Irqchip, "interrupt controllers in the kernel (KVM_CAP_IRQCHIP)"),
-    (Cap::Ioeventfd, "notifications by eventfd (KVM_CAP_IOEVENTFD)"),
-    (Cap::Irqfd, "interrupts by eventfd (KVM_CAP_IRQFD)"),
-    (Cap::SetTssAddr, "placing its real-mode pages (KVM_CAP_SET_TSS_ADDR)"),
-    (Cap::ImmediateExit, "leaving the guest on request (KVM_CAP_IMMEDIATE_EXIT)"),
-];
 
 /// The host's KVM cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -35,7 +26,7 @@ pub(crate) fn open(cpus: u8) -> Result<Kvm, KvmError> {
     if version != API_VERSION {
         return Err(KvmError::Version(version));
     }
-    if let Some((_, lacking)) = NEEDED.iter().find(|(cap, _)| !kvm.check_extension(*cap)) {
+    if let Some((_, lacking)) = REQUIRED.iter().find(|(cap, _)| !kvm.check_extension(*cap)) {
         return Err(KvmError::Lacks(lacking));
     }
     let limit = kvm.get_max_vcpus().min(usize::from(crate::arch::x86_64::mp_table::MAX_CPUS));

@@ -5,6 +5,7 @@
 use std::num::NonZeroU8;
 
 use super::Accelerator;
+use crate::config::is_kernel_parameter;
 
 /// `COMMAND_LINE_SIZE` of Linux on x86 less the final zero.
 const MAX_LENGTH: usize = 2047;
@@ -51,7 +52,7 @@ pub(crate) fn kernel_command_line(boot: &Boot<'_>) -> Result<String, CommandLine
         }
     }
     for word in boot.parameters {
-        if !is_word(word) {
+        if !is_kernel_parameter(word) {
             return Err(CommandLineError::Word { word: word.clone() });
         }
         line.push(' ');
@@ -62,11 +63,6 @@ pub(crate) fn kernel_command_line(boot: &Boot<'_>) -> Result<String, CommandLine
         return Err(CommandLineError::TooLong { length: line.len(), most });
     }
     Ok(line)
-}
-
-/// A quote would swallow the words after it, and `--` gives them to init in place of the kernel.
-fn is_word(word: &str) -> bool {
-    !word.is_empty() && word != "--" && word.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'"')
 }
 
 #[cfg(test)]
