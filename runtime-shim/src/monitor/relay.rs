@@ -189,10 +189,13 @@ impl Workload<'_> {
 
     /// Ends the guest in order, so that what the workload wrote is on the host. The workload's status is known:
     /// trouble from here on is only warned of.
-    fn shut_down(&mut self) {
+    /// Powers the guest off. The agent waits for its connection to close before it does, so that its answer is
+    /// not lost.
+    fn shut_down(mut self) {
         let asked = self.agent.send(&proto::ShutdownRequest::default()).map_err(MonitorError::from);
         let answered =
             asked.and_then(|pending| self.answer(&pending, OnSignal::Abort, Some(SHUTDOWN_PATIENCE)));
+        drop(self.agent);
         match answered {
             Err(error) => report::warning(&format!("the guest was not shut down: {}", report::chain(&error))),
             Ok(_) if !self.sandbox.vm_ended_within(END_PATIENCE) => {
