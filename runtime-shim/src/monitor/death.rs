@@ -103,26 +103,25 @@ fn blame(
 
 fn of_exit(exit: VmExit, console: &str) -> Death {
     match exit {
-        VmExit::Reset => of_reset(console),
+        VmExit::Reset => of_panic(console).unwrap_or(Death::Reset),
         VmExit::Shutdown => Death::PowerOff,
-        VmExit::TripleFault { registers } => Death::TripleFault(registers),
+        VmExit::TripleFault { registers } => of_panic(console).unwrap_or(Death::TripleFault(registers)),
         VmExit::Failed { message } => Death::VmFailed(message),
         VmExit::Killed { signal } => Death::VmKilled { pid: 0, signal },
     }
 }
 
-/// A reset is the last thing that a panicking kernel does, and the kernel panics when its PID 1 ends.
-fn of_reset(console: &str) -> Death {
+/// A reset is the last thing that a panicking kernel does, by a triple fault if nothing else works or if its other
+/// vCPUs do not stop in order; and the kernel panics when its PID 1 ends.
+fn of_panic(console: &str) -> Option<Death> {
     const PANIC: &str = "Kernel panic - not syncing: ";
-    let Some((before, after)) = console.split_once(PANIC) else {
-        return Death::Reset;
-    };
+    let (before, after) = console.split_once(PANIC)?;
     let panic = after.lines().next().unwrap_or_default().trim();
     if !panic.starts_with("Attempted to kill init!") {
-        return Death::Panic(panic.to_owned());
+        return Some(Death::Panic(panic.to_owned()));
     }
     let last_words = before.lines().rev().map(message_of).find(|line| line.starts_with("runv-agent"));
-    Death::Agent(last_words.unwrap_or(panic).to_owned())
+    Some(Death::Agent(last_words.unwrap_or(panic).to_owned()))
 }
 
 /// A console line without the kernel's time stamp.
@@ -139,6 +138,13 @@ mod tests {
 
     fn text(devices: Option<DevicesEnd>, exit: Option<VmExit>, console: &str) -> String {
         blame(devices.map(|end| (7, end)), exit.map(Ok), 8, console).to_string()
+    }
+
+    #[test]
+    fn a_panic_is_the_cause_of_the_triple_fault_that_follows_it() {
+        let fault = Some(VmExit::TripleFault { registers: "rip=0".into() });
+        let console = "[    1.0] Kernel panic - not syncing: sysrq triggered crash\n";
+        assert_eq!(text(None, fault, console), "the guest kernel panicked: sysrq triggered crash");
     }
 
     #[test]
