@@ -6,6 +6,8 @@ use std::sync::Arc;
 use tokio::sync::watch;
 
 use crate::cgroup::Cgroup;
+use crate::cgroup::settings::enable_controllers;
+use crate::container::limits::Limits;
 use crate::container::request::ContainerSpec;
 use crate::container::status::Status;
 use crate::container::{Container, Containers, end};
@@ -37,10 +39,14 @@ impl Containers {
 
     async fn build(&self, spec: ContainerSpec) -> Result<Arc<Container>, Failure> {
         let stdio = Stdio::connect(&self.streams, spec.tokens).await.map_err(|error| system(&error))?;
+        enable_controllers(&self.places.cgroups).map_err(|error| system(&error))?;
         let cgroup = Cgroup::create(&self.places.cgroups, &spec.id).map_err(|error| system(&error))?;
-        let built = self.build_in(spec, &cgroup, stdio).await;
-        match built {
-            Ok(parts) => Ok(parts.into_container(cgroup)),
+        let built = async {
+            let limits = Limits::of_new(&cgroup, &spec.resources).map_err(|error| system(&error))?;
+            Ok((self.build_in(spec, &cgroup, stdio).await?, limits))
+        };
+        match built.await {
+            Ok((parts, limits)) => Ok(parts.into_container(cgroup, limits)),
             Err(failure) => match end::clear(&cgroup).await {
                 Ok(()) => Err(failure),
                 Err(error) => {
@@ -93,6 +99,9 @@ impl Containers {
             domainname: spec.domainname,
             namespaces: spec.namespaces,
             propagation: spec.propagation,
+            devices: spec.devices,
+            masks: spec.masks,
+            sysctl: spec.sysctl,
             places,
         };
         (spec.id, plan)
@@ -110,12 +119,13 @@ struct Parts {
 }
 
 impl Parts {
-    fn into_container(self, cgroup: Cgroup) -> Arc<Container> {
+    fn into_container(self, cgroup: Cgroup, limits: Limits) -> Arc<Container> {
         let container = Arc::new(Container {
             id: self.id,
             pid: self.child.pid,
             pidfd: self.child.pidfd,
             cgroup,
+            limits,
             terminal: self.terminal,
             status: Status::Created.into(),
             control: Some(self.control).into(),

@@ -5,7 +5,9 @@
 pub mod create;
 pub mod end;
 pub mod kill;
+pub mod limits;
 pub mod namespaces;
+pub mod pause;
 pub mod request;
 pub mod start;
 pub mod status;
@@ -19,6 +21,7 @@ use rustix::process::Pid;
 use tokio::sync::watch;
 
 use crate::cgroup::Cgroup;
+use crate::container::limits::Limits;
 use crate::container::status::Status;
 use crate::process::console::Terminal;
 use crate::process::control::AgentEnd;
@@ -58,6 +61,7 @@ pub struct Container {
     pid: Pid,
     pidfd: OwnedFd,
     cgroup: Cgroup,
+    limits: Limits,
     terminal: Option<Arc<Terminal>>,
     status: Mutex<Status>,
     /// To the init; gone once it has been let go.

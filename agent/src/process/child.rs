@@ -22,10 +22,13 @@ use crate::failure::{Failure, FailureKind};
 use crate::process::console::Console;
 use crate::process::control::InitEnd;
 use crate::process::{ProcessSpec, executable};
+use crate::rootfs::masks::Masks;
 use crate::rootfs::mounts::{Mount, Origins, Source};
+use crate::rootfs::nodes::Node;
 use crate::rootfs::path::{ensure_directory, file_type};
 use crate::rootfs::propagation::Propagation;
 use crate::rootfs::{devices, pivot};
+use crate::security::sysctl::{self, Sysctl};
 use crate::security::user::{Identity, UserError};
 use crate::sys::mount_api::{MountAttributes, UNCHANGED, set_attributes};
 use crate::sys::{network, signals};
@@ -49,6 +52,12 @@ pub struct Plan {
     pub namespaces: Namespaces,
     /// Of the root mount.
     pub propagation: Option<Propagation>,
+    /// Besides the default ones.
+    pub devices: Vec<Node>,
+    /// What of the root the workload must not see or write.
+    pub masks: Masks,
+    /// For the namespaces.
+    pub sysctl: Vec<Sysctl>,
     /// Where things are in the guest.
     pub places: Places,
 }
@@ -129,7 +138,7 @@ fn enter_namespaces(plan: &Plan) -> Result<(), Failure> {
         rustix::system::setdomainname(plan.domainname.as_bytes())
             .map_err(system("cannot set the domainname"))?;
     }
-    Ok(())
+    sysctl::set(&plan.sysctl).map_err(|error| Failure::from_error(FailureKind::System, &error))
 }
 
 /// Builds the root file system and enters it.
@@ -147,7 +156,10 @@ fn build_root(plan: &Plan) -> Result<Option<Console>, Failure> {
         readonly.extend(one.make(root.as_fd(), origins).map_err(|error| mount(&error))?);
     }
     if !dev_is_bound(&plan.mounts) {
-        devices::populate(root.as_fd()).map_err(|error| mount(&error))?;
+        for device in &plan.devices {
+            device.make(root.as_fd()).map_err(|error| mount(&error))?;
+        }
+        devices::populate(root.as_fd(), &plan.devices).map_err(|error| mount(&error))?;
     }
     let console = match plan.process.terminal {
         Some(size) => {
@@ -158,6 +170,7 @@ fn build_root(plan: &Plan) -> Result<Option<Console>, Failure> {
         None => None,
     };
     make_cwd(root.as_fd(), plan)?;
+    plan.masks.apply(root.as_fd()).map_err(|error| mount(&error))?;
     for complete in readonly.iter().chain(plan.readonly.then_some(&root)) {
         let attributes = MountAttributes { attr_set: libc::MOUNT_ATTR_RDONLY, ..UNCHANGED };
         set_attributes(complete, &attributes, false)

@@ -12,6 +12,7 @@ pub mod child;
 pub mod console;
 pub mod control;
 pub mod executable;
+pub mod list;
 pub mod spawn;
 pub mod stdio;
 

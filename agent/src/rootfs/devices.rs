@@ -11,6 +11,7 @@ use rustix::fs::{
 use rustix::io::Errno;
 use rustix::mount::{OpenTreeFlags, open_tree};
 
+use crate::rootfs::nodes::Node;
 use crate::rootfs::path::{create_file, ensure_directory, file_type};
 use crate::rootfs::pivot::attach;
 
@@ -21,8 +22,10 @@ struct Device {
     minor: u32,
 }
 
+const NULL: Device = Device { name: "null", major: 1, minor: 3 };
+
 const DEVICES: &[Device] = &[
-    Device { name: "null", major: 1, minor: 3 },
+    NULL,
     Device { name: "zero", major: 1, minor: 5 },
     Device { name: "full", major: 1, minor: 7 },
     Device { name: "random", major: 1, minor: 8 },
@@ -67,14 +70,19 @@ pub enum DeviceError {
     Console(#[source] io::Error),
 }
 
-/// Makes devices and links in the /dev of `root`. What is there already and right is left alone.
+/// Makes devices and links in the /dev of `root`, but for devices that the bundle describes in its own way. What
+/// is there already and right is left alone.
 ///
 /// # Errors
 ///
 /// [`DeviceError`] names the device.
-pub fn populate(root: BorrowedFd<'_>) -> Result<(), DeviceError> {
+pub fn populate(root: BorrowedFd<'_>, described: &[Node]) -> Result<(), DeviceError> {
     let dev = open_dev(root)?;
-    for device in DEVICES {
+    let missing = |device: &&Device| {
+        let path = Path::new("/dev").join(device.name);
+        !described.iter().any(|node| node.path == path)
+    };
+    for device in DEVICES.iter().filter(missing) {
         device.make(&dev).map_err(|source| DeviceError::Make { name: device.name, source })?;
     }
     for &(name, target) in LINKS {
@@ -124,14 +132,27 @@ impl Device {
     }
 
     fn bind_guests(&self, dev: &OwnedFd) -> io::Result<()> {
-        let path = Path::new("/dev").join(self.name);
-        let node = openat(CWD, &path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
-        let found = fstat(&node)?;
-        if found.st_rdev != makedev(self.major, self.minor) {
-            return Err(Errno::NODEV.into());
-        }
-        bind_over(dev, self.name, node.as_fd())
+        bind_over(dev, self.name, self.guests()?.as_fd())
     }
+
+    /// The guest's own node.
+    fn guests(&self) -> io::Result<OwnedFd> {
+        let path = Path::new("/dev").join(self.name);
+        let node = openat(CWD, &path, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
+        let found = fstat(&node)?;
+        let is_it = FileType::from_raw_mode(found.st_mode) == FileType::CharacterDevice
+            && found.st_rdev == makedev(self.major, self.minor);
+        if is_it { Ok(node) } else { Err(Errno::NODEV.into()) }
+    }
+}
+
+/// The guest's /dev/null, surely it.
+///
+/// # Errors
+///
+/// Those of openat(2); `ENODEV` if it is something else.
+pub fn guests_null() -> io::Result<OwnedFd> {
+    NULL.guests()
 }
 
 /// Mounts a file on `name` in `dev`, made empty if missing.

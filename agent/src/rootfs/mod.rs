@@ -6,8 +6,11 @@
 //! right moment, makes anything happen outside the root (CVE-2021-30465, CVE-2025-31133, CVE-2025-52565,
 //! CVE-2025-52881, and `/dev`, `/proc` or `/etc` that are links).
 
+pub mod copy_up;
 pub mod devices;
+pub mod masks;
 pub mod mounts;
+pub mod nodes;
 pub mod options;
 pub mod path;
 pub mod pivot;

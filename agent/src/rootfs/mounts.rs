@@ -5,15 +5,17 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{FileType, OFlags};
+use rustix::fs::{FileType, OFlags, fstat};
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, OpenTreeFlags, fsconfig_create, fsconfig_set_flag,
     fsconfig_set_string, fsmount, fsopen, open_tree,
 };
 
+use crate::rootfs::copy_up::copy_directory;
 use crate::rootfs::options::{Bind, MountOptions};
 use crate::rootfs::path::{
-    ensure_directory, ensure_file, file_type, open_directory, open_in_without_links, open_share_entry,
+    ensure_directory, ensure_file, file_type, open_directory, open_in, open_in_without_links,
+    open_share_entry,
 };
 use crate::rootfs::pivot::attach;
 use crate::sys::mount_api::{MountAttributes, UNCHANGED, set_attributes};
@@ -101,6 +103,15 @@ pub enum MountError {
         #[source]
         source: io::Error,
     },
+    /// What the image has there.
+    #[error("cannot copy what is at {destination:?} to the tmpfs there")]
+    CopyUp {
+        /// In the container.
+        destination: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
     /// The last step.
     #[error("cannot attach the mount on {destination:?}")]
     Attach {
@@ -124,7 +135,12 @@ impl Mount {
             Source::Share(path) => self.bind(root, origins, path)?,
             Source::Cgroup => (self.cgroup(origins)?, self.place(ensure_directory(root, &self.destination))?),
             Source::FileSystem { kind, device } => {
-                (self.file_system(kind, device)?, self.place(self.directory_for(root, kind))?)
+                let mount = self.file_system(kind, device, root)?;
+                let place = self.place(self.directory_for(root, kind))?;
+                if self.options.copy_up {
+                    copy_directory(&place, &mount).map_err(|source| self.copy_error(source))?;
+                }
+                (mount, place)
             }
         };
         let destination = || self.destination.clone();
@@ -188,7 +204,13 @@ impl Mount {
         self.clone_tree(&source, false)
     }
 
-    fn file_system(&self, kind: &str, device: &str) -> Result<OwnedFd, MountError> {
+    fn file_system(&self, kind: &str, device: &str, root: BorrowedFd<'_>) -> Result<OwnedFd, MountError> {
+        let mut data = self.options.data.clone();
+        if kind == "tmpfs" && !data.iter().any(|parameter| parameter.starts_with("mode=")) {
+            // As runc: a tmpfs has the mode of the directory that it covers.
+            let place = open_in(root, &self.destination, OFlags::PATH).and_then(|place| Ok(fstat(place)?));
+            data.extend(place.ok().map(|stat| format!("mode={:o}", stat.st_mode & 0o7777)));
+        }
         let mut superblock = self.options.superblock.clone();
         // File systems of the kernel's own may share their superblock, where read-only would be everybody's;
         // for them the attribute of this mount is enough. A device must not be written to at all.
@@ -196,7 +218,7 @@ impl Mount {
         if self.options.is_readonly() && !of_the_kernel {
             superblock.push("ro");
         }
-        self.new_mount(kind, device, &superblock, &self.options.data)
+        self.new_mount(kind, device, &superblock, &data)
     }
 
     fn new_mount(
@@ -273,6 +295,10 @@ impl Mount {
             let attributes = MountAttributes { propagation: propagation.kind, ..UNCHANGED };
             set_attributes(mount, &attributes, propagation.recursive)
         })
+    }
+
+    fn copy_error(&self, source: io::Error) -> MountError {
+        MountError::CopyUp { destination: self.destination.clone(), source }
     }
 
     fn source_error(&self, path: &str, source: io::Error) -> MountError {

@@ -22,6 +22,8 @@ pub struct MountOptions {
     pub superblock: Vec<&'static str>,
     /// Parameters of the file system: `key` or `key=value`.
     pub data: Vec<String>,
+    /// `tmpcopyup` was given: a tmpfs begins with a copy of what is in its place.
+    pub copy_up: bool,
 }
 
 /// What a bind mount takes along.
@@ -53,6 +55,7 @@ enum Effect {
     Time(u64),
     Superblock(&'static str),
     Bind(Bind),
+    CopyUp,
     Unsupported,
 }
 
@@ -110,7 +113,8 @@ fn table(option: &str) -> Option<Effect> {
         "bind" => Effect::Bind(Bind::Single),
         "rbind" => Effect::Bind(Bind::Recursive),
         "defaults" | "silent" | "loud" => Effect::Nothing,
-        "remount" | "tmpcopyup" | "copy-symlink" | "idmap" | "ridmap" => Effect::Unsupported,
+        "tmpcopyup" => Effect::CopyUp,
+        "remount" | "copy-symlink" | "idmap" | "ridmap" => Effect::Unsupported,
         _ => return None,
     })
 }
@@ -129,6 +133,7 @@ impl MountOptions {
             bind: bind.then_some(Bind::Single),
             superblock: Vec::new(),
             data: Vec::new(),
+            copy_up: false,
         };
         for option in options {
             parsed.add(option)?;
@@ -162,6 +167,7 @@ impl MountOptions {
             Some(Effect::Superblock(flag)) => self.superblock.push(flag),
             Some(Effect::Bind(Bind::Recursive)) => self.bind = Some(Bind::Recursive),
             Some(Effect::Bind(Bind::Single)) => self.bind = self.bind.or(Some(Bind::Single)),
+            Some(Effect::CopyUp) => self.copy_up = true,
             Some(Effect::Unsupported) => return Err(OptionError::Unsupported(option.to_owned())),
             None => self.data.push(option.to_owned()),
         }
@@ -244,6 +250,6 @@ mod tests {
 
     #[test]
     fn what_is_not_done_is_refused_rather_than_ignored() {
-        assert_eq!(parse(&["tmpcopyup"], false), Err(OptionError::Unsupported("tmpcopyup".into())));
+        assert_eq!(parse(&["remount"], false), Err(OptionError::Unsupported("remount".into())));
     }
 }

@@ -1,3 +1,4 @@
 //! Who the workload is and what it may do.
 
+pub mod sysctl;
 pub mod user;

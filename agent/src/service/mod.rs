@@ -4,6 +4,7 @@
 
 mod container;
 mod process;
+mod resources;
 mod sandbox;
 
 pub use sandbox::{Power, Watched};
@@ -67,6 +68,54 @@ impl Agent for Service {
         request: api::ResizeTerminalRequest,
     ) -> ttrpc::Result<api::ResizeTerminalResponse> {
         process::resize(&self.containers, &request)
+    }
+
+    async fn update_container(
+        &self,
+        _: &TtrpcContext,
+        request: api::UpdateContainerRequest,
+    ) -> ttrpc::Result<api::UpdateContainerResponse> {
+        resources::update(&self.containers, request)
+    }
+
+    async fn pause_container(
+        &self,
+        _: &TtrpcContext,
+        request: api::PauseContainerRequest,
+    ) -> ttrpc::Result<api::PauseContainerResponse> {
+        resources::pause(&self.containers, &request).await
+    }
+
+    async fn resume_container(
+        &self,
+        _: &TtrpcContext,
+        request: api::ResumeContainerRequest,
+    ) -> ttrpc::Result<api::ResumeContainerResponse> {
+        resources::resume(&self.containers, &request).await
+    }
+
+    async fn list_processes(
+        &self,
+        _: &TtrpcContext,
+        request: api::ListProcessesRequest,
+    ) -> ttrpc::Result<api::ListProcessesResponse> {
+        resources::list(&self.containers, &request)
+    }
+
+    async fn container_stats(
+        &self,
+        _: &TtrpcContext,
+        request: api::ContainerStatsRequest,
+    ) -> ttrpc::Result<api::ContainerStatsResponse> {
+        resources::stats(&self.containers, &request)
+    }
+
+    async fn wait_oom(
+        &self,
+        _: &TtrpcContext,
+        request: api::WaitOomRequest,
+    ) -> ttrpc::Result<api::WaitOomResponse> {
+        resources::wait_oom(&self.containers, &request).await
     }
 
     async fn shutdown(

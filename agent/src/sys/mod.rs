@@ -2,6 +2,7 @@
 //!
 //! Each function here is safe to call: what a caller has to keep is checked or is part of a type.
 
+pub mod bpf;
 pub mod clone3;
 pub mod event_loop;
 pub mod mount_api;

@@ -18,6 +18,7 @@ mod filesystem;
 mod hostile;
 mod life;
 mod process;
+mod resources;
 mod rpc;
 mod stdio;
 mod terminal;
@@ -31,12 +32,13 @@ fn main() {
     let mut arguments = Arguments::from_args();
     arguments.test_threads = Some(1);
     guest::enter();
-    let groups: [(&str, &[Test]); 8] = [
+    let groups: [(&str, &[Test]); 9] = [
         ("errors", errors::TESTS),
         ("filesystem", filesystem::TESTS),
         ("hostile", hostile::TESTS),
         ("life", life::TESTS),
         ("process", process::TESTS),
+        ("resources", resources::TESTS),
         ("rpc", rpc::TESTS),
         ("stdio", stdio::TESTS),
         ("terminal", terminal::TESTS),

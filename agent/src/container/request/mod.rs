@@ -1,20 +1,26 @@
 //! From the protocol's request to a checked description. Whatever the shim sends, nothing unchecked gets past
 //! here: the shim and the agent trust each other as little as two programs across a network.
 
+pub mod resources;
+
 use std::ffi::CString;
 use std::path::Path;
 
 use agent_protocol::agent;
 use protobuf::MessageField;
 
+use crate::container::limits::Resources;
 use crate::container::namespaces::Namespaces;
 use crate::process::ProcessSpec;
 use crate::process::console::WindowSize;
 use crate::process::stdio::Tokens;
+use crate::rootfs::masks::Masks;
 use crate::rootfs::mounts::{Mount, Source};
+use crate::rootfs::nodes::Node;
 use crate::rootfs::options::{MountOptions, OptionError};
 use crate::rootfs::path::clean;
 use crate::rootfs::propagation::Propagation;
+use crate::security::sysctl::Sysctl;
 use crate::security::user::{MOST_GROUPS, User, valid};
 
 /// Of a container's id; a cgroup and a directory are named by it.
@@ -55,6 +61,14 @@ pub struct ContainerSpec {
     pub namespaces: Namespaces,
     /// Of the root mount.
     pub propagation: Option<Propagation>,
+    /// Limits.
+    pub resources: Resources,
+    /// Besides the default ones.
+    pub devices: Vec<Node>,
+    /// What of the root the workload must not see or write.
+    pub masks: Masks,
+    /// For the namespaces.
+    pub sysctl: Vec<Sysctl>,
 }
 
 /// What is wrong with a request.
@@ -127,6 +141,10 @@ impl ContainerSpec {
             domainname: hostname(request.domainname)?,
             namespaces,
             propagation: propagation(&request.rootfs_propagation)?,
+            resources: resources::resources(request.resources.unwrap_or_default())?,
+            devices: resources::devices(&request.devices)?,
+            masks: resources::masks(&request.masked_paths, &request.readonly_paths)?,
+            sysctl: resources::sysctl(request.sysctl)?,
         })
     }
 }
@@ -247,6 +265,9 @@ fn mount(mount: agent::Mount) -> Result<Mount, RequestError> {
     } else {
         c_string("mount type", mount.type_.clone())?;
         c_string("mount source", mount.source.clone())?;
+        if options.copy_up && mount.type_ != "tmpfs" {
+            return Err(invalid("mount option", "tmpcopyup", "only a tmpfs can have it"));
+        }
         Source::FileSystem { kind: mount.type_, device: mount.source }
     };
     for option in &options.data {

@@ -1,4 +1,11 @@
 //! A container's cgroup: born with it, emptied and removed at its end. cgroup v2 only.
+//!
+//! Limits are in [`settings`], access to devices in [`devices`], pausing in [`freezer`], figures in [`stats`].
+
+pub mod devices;
+pub mod freezer;
+pub mod settings;
+pub mod stats;
 
 use std::fs;
 use std::io;
@@ -82,7 +89,9 @@ impl Cgroup {
     ///
     /// [`CgroupError`].
     pub async fn emptied(&self) -> Result<(), CgroupError> {
-        self.wait_until_empty().await.map_err(|source| self.error("watch", source))
+        self.wait_until("cgroup.events", |events| events.lines().any(|line| line == "populated 0"))
+            .await
+            .map_err(|source| self.error("watch", source))
     }
 
     /// Removes it, with the cgroups that the container made below.
@@ -94,29 +103,25 @@ impl Cgroup {
         remove(&self.path).map_err(|source| self.error("remove", source))
     }
 
-    async fn wait_until_empty(&self) -> io::Result<()> {
-        let path = self.path.join("cgroup.events");
-        if is_empty(&path)? {
+    /// Waits until a file that signals its changes says what is waited for.
+    async fn wait_until(&self, file: &str, says: impl Fn(&str) -> bool) -> io::Result<()> {
+        let path = self.path.join(file);
+        if says(&fs::read_to_string(&path)?) {
             return Ok(());
         }
         // A change of the file is signalled as an exceptional condition (cgroup-v2.rst, "[Un]populated").
         let events = register(fs::File::open(&path)?.into(), Interest::PRIORITY)?;
-        loop {
+        // What happened before the file was opened is not signalled.
+        while !says(&fs::read_to_string(&path)?) {
             let mut ready = events.ready(Interest::PRIORITY).await?;
             ready.clear_ready();
-            if is_empty(&path)? {
-                return Ok(());
-            }
         }
+        Ok(())
     }
 
     fn error(&self, act: &'static str, source: io::Error) -> CgroupError {
         CgroupError { act, path: self.path.clone(), source }
     }
-}
-
-fn is_empty(events: &Path) -> io::Result<bool> {
-    Ok(fs::read_to_string(events)?.lines().any(|line| line == "populated 0"))
 }
 
 fn collect(cgroup: &Path, pids: &mut Vec<Pid>) -> io::Result<()> {
