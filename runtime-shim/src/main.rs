@@ -3,15 +3,21 @@
 //! | name | face |
 //! |---|---|
 //! | `sandbox` | for people ([`sandbox_cli`]) |
-//! | `runv` | the OCI command line; not there yet |
+//! | any other, `runv` by default | the OCI command line, as engines call it ([`cli`]) |
 //!
 //! Below the faces: [`config`] and [`bundle`] say what is asked, [`sandbox`] starts it, [`monitor`] watches it, and
 //! [`io`] carries its streams. [`check`] looks at the host.
 
 mod bundle;
 mod check;
+mod cli;
 mod config;
+mod container;
+mod control;
 mod exit_code;
+mod failure;
+mod host_cgroup;
+mod host_namespace;
 mod io;
 mod monitor;
 mod report;
@@ -28,9 +34,6 @@ fn main() -> ExitCode {
     let program = arguments.next().unwrap_or_default();
     match Path::new(&program).file_name().and_then(OsStr::to_str) {
         Some("sandbox") => ExitCode::from(sandbox_cli::main()),
-        _ => {
-            eprintln!("runv: error: the OCI command line is not there yet; run this program as `sandbox`");
-            ExitCode::from(exit_code::OWN_ERROR)
-        }
+        _ => ExitCode::from(cli::main()),
     }
 }

@@ -1,36 +1,125 @@
-//! What this program says to people: one line each on stderr, with the face's name in front.
+//! What this program says: to people one line each on stderr, to engines what runc would have said.
 
 use std::error::Error;
-use std::io::Write;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::path::Path;
+use std::sync::OnceLock;
+use std::time::SystemTime;
 
+use serde_json::json;
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
+/// Where engines want to read what went wrong.
+#[derive(Debug)]
+pub(crate) struct EngineLog {
+    /// The file of `--log`; stderr without one.
+    pub(crate) file: Option<File>,
+    /// Of the file's lines.
+    pub(crate) format: LogFormat,
+    /// What stderr is.
+    pub(crate) stderr: Stderr,
+}
+
+/// Whose stderr this process has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Stderr {
+    /// The caller's.
+    Ours,
+    /// The container's: nothing of ours belongs there.
+    Containers,
+}
+
+/// `--log-format`
+#[derive(
+    Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize, clap::ValueEnum,
+)]
+pub(crate) enum LogFormat {
+    /// `time="…" level=error msg="…"`
+    #[default]
+    Text,
+    /// `{"level":"error","msg":"…","time":"…"}`
+    Json,
+}
+
+/// Unset, the face is the one for people.
+static ENGINE: OnceLock<EngineLog> = OnceLock::new();
+
+/// Opens the file of `--log` as runc does: engines expect it to be there even if nothing goes wrong.
+pub(crate) fn open_log(path: &Path) -> io::Result<File> {
+    OpenOptions::new().create(true).append(true).open(path)
+}
+
+/// From now on, what is said is for an engine.
+pub(crate) fn speak_to_engine(log: EngineLog) {
+    // Fails if it is set already, and then there is nothing to change.
+    let _ = ENGINE.set(log);
+}
+
 /// The user's act failed: the error and its causes.
 pub(crate) fn error(error: &dyn Error) {
-    line("error", &chain(error));
+    match ENGINE.get() {
+        Some(engine) => engine.error(&chain(error)),
+        None => line("error", &chain(error)),
+    }
 }
 
 /// The command line makes no sense.
 pub(crate) fn usage(text: &str) {
-    line("error", &format!("{text}; see --help"));
+    match ENGINE.get() {
+        Some(engine) => engine.error(text),
+        None => line("error", &format!("{text}; see --help")),
+    }
 }
 
-/// Odd, but the act goes on.
+/// Odd, but the act goes on. Engines take each line that they find for an error, so they get none.
 pub(crate) fn warning(text: &str) {
-    line("warning", text);
+    match ENGINE.get() {
+        Some(_) => tracing::warn!("{text}"),
+        None => line("warning", text),
+    }
 }
 
 /// More about an error that follows.
 pub(crate) fn detail(text: &str) {
-    line("console", text);
+    match ENGINE.get() {
+        Some(_) => tracing::info!(console = text),
+        None => line("console", text),
+    }
 }
 
 fn line(kind: &str, text: &str) {
     let text = text.replace(['\n', '\r'], " ");
     // Nobody to tell when stderr fails.
-    let _ = writeln!(std::io::stderr(), "sandbox: {kind}: {text}");
+    let _ = writeln!(io::stderr(), "sandbox: {kind}: {text}");
+}
+
+impl EngineLog {
+    /// One line in the log, which engines read to its last, and podman as one document; and the text alone on
+    /// stderr.
+    fn error(&self, text: &str) {
+        let time = humantime::format_rfc3339_seconds(SystemTime::now()).to_string();
+        let line = match self.format {
+            LogFormat::Text => format!("time={time:?} level=error msg={text:?}\n"),
+            LogFormat::Json => format!("{}\n", json!({"level": "error", "msg": text, "time": time})),
+        };
+        // Nobody to tell when either fails.
+        match &self.file {
+            Some(file) => {
+                let mut file: &File = file;
+                let _ = file.write_all(line.as_bytes());
+                if self.stderr == Stderr::Ours {
+                    let _ = writeln!(io::stderr(), "{text}");
+                }
+            }
+            None if self.stderr == Stderr::Ours => {
+                let _ = io::stderr().write_all(line.as_bytes());
+            }
+            None => {}
+        }
+    }
 }
 
 /// An error and its causes, joined with `: `.

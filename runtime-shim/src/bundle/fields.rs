@@ -43,7 +43,6 @@ const FIELDS: &[(&str, Treatment)] = &[
     ("hooks.poststop", Refused),
     ("linux.maskedPaths", Unapplied),
     ("linux.readonlyPaths", Unapplied),
-    ("linux.cgroupsPath", Unapplied),
     ("linux.resources.devices", Unapplied),
     ("linux.resources.memory", Refused),
     ("linux.resources.cpu", Refused),

@@ -99,8 +99,8 @@ fn what_the_specification_forbids_is_told_by_field() {
         ),
         (
             "/linux/namespaces",
-            json!([{"type": "network", "path": "/run/netns/a"}]),
-            "linux.namespaces[0] (net): joining a namespace of the host by path is not supported yet",
+            json!([{"type": "ipc", "path": "/proc/1/ns/ipc"}]),
+            "linux.namespaces[0] (ipc): joining a namespace of the host by path is not supported yet",
         ),
         (
             "/linux/rootfsPropagation",

@@ -117,7 +117,8 @@ fn check_mounts(spec: &Spec) -> Result<(), SpecError> {
     Ok(())
 }
 
-/// Namespaces are the guest's, so there is none of the host's to join.
+/// Namespaces are the guest's, so there is none of the host's to join, but for that of the network: the machine
+/// itself is put into that one.
 fn check_namespaces(spec: &Spec) -> Result<(), SpecError> {
     let namespaces =
         spec.linux().as_ref().and_then(|linux| linux.namespaces().as_deref()).unwrap_or_default();
@@ -127,7 +128,8 @@ fn check_namespaces(spec: &Spec) -> Result<(), SpecError> {
         if namespaces.iter().take(index).any(|earlier| earlier.typ() == kind) {
             return refuse("it is listed twice");
         }
-        if namespace.path().as_ref().is_some_and(|path| !path.as_os_str().is_empty()) {
+        let has_path = namespace.path().as_ref().is_some_and(|path| !path.as_os_str().is_empty());
+        if has_path && kind != LinuxNamespaceType::Network {
             return refuse("joining a namespace of the host by path is not supported yet");
         }
         if matches!(kind, LinuxNamespaceType::User | LinuxNamespaceType::Time) {

@@ -3,6 +3,9 @@
 /// What [`is_supported`] accepts, in words.
 pub(crate) const SUPPORTED: &str = "1.0.0 and later 1.x";
 
+/// The version that is followed.
+pub(crate) const IMPLEMENTED: &str = "1.2.0";
+
 /// Whether a configuration with this `ociVersion` can be run. Semantic versioning promises that later minor
 /// versions only add; what they add and this runtime does not know is checked field by field.
 pub(crate) fn is_supported(version: &str) -> bool {

@@ -1,5 +1,6 @@
 //! The workload's standard streams, the terminal and the guest's console.
 
+pub(crate) mod console;
 pub(crate) mod console_tail;
 pub(crate) mod copy;
 pub(crate) mod poll;

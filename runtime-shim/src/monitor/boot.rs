@@ -26,7 +26,12 @@ pub(crate) struct Boot<'a> {
     pub(crate) deadline: Option<Instant>,
 }
 
-impl Boot<'_> {
+impl<'a> Boot<'a> {
+    /// A boot that begins now.
+    pub(crate) fn new(sandbox: &'a mut Sandbox, signals: &'a Signals, timeout: Duration) -> Self {
+        Self { sandbox, signals, timeout, deadline: Instant::now().checked_add(timeout) }
+    }
+
     /// Waits for the agent's hello. Nothing else is taken from the guest before, and after it nothing any more
     /// on this port: no workload exists yet, so only the agent can be the one that speaks.
     pub(crate) fn hello(&mut self) -> Result<(), MonitorError> {
@@ -94,9 +99,9 @@ impl Boot<'_> {
 
     fn readable(&mut self, fd: BorrowedFd<'_>) -> Result<(), MonitorError> {
         loop {
-            let event = wait(self.sandbox, self.signals, (fd, PollFlags::IN), self.deadline);
+            let event = wait(Some(self.sandbox), self.signals, &[(fd, PollFlags::IN)], self.deadline);
             match event.map_err(host("wait for the guest"))? {
-                Event::Ready => return Ok(()),
+                Event::Ready(_) => return Ok(()),
                 Event::Signal(signal) if signals::aborts(signal) => {
                     return Err(MonitorError::Interrupted(signal));
                 }
@@ -109,7 +114,7 @@ impl Boot<'_> {
 }
 
 /// Tells the agent which stream a connection is: nobody in the guest can guess the token.
-fn introduce(socket: UnixStream) -> Result<(UnixStream, u64), MonitorError> {
+pub(crate) fn introduce(socket: UnixStream) -> Result<(UnixStream, u64), MonitorError> {
     let mut bytes = [0; 8];
     while bytes == [0; 8] {
         getrandom(&mut bytes, GetRandomFlags::empty()).map_err(host("make a random token"))?;

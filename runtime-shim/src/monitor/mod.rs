@@ -1,13 +1,20 @@
-//! Watches one sandbox from before its boot to its end, in the foreground.
+//! Watches one sandbox from before its boot to its end: in the foreground for `sandbox run` ([`relay`]), as a process
+//! of its own for the OCI commands ([`detached`]).
 //!
 //! One thread waits for everything at once ([`events`]): the agent's answers, signals, the ends of the machine
-//! and the device process, the console. The workload's streams have threads of their own (`io::streams`).
+//! and the device process, the console. The workload's streams have threads of their own (`io::streams`), and so
+//! has the control socket (`control::server`).
 
 pub(crate) mod boot;
 pub(crate) mod death;
+pub(crate) mod detached;
+pub(crate) mod ending;
 pub(crate) mod events;
+pub(crate) mod launch;
+pub(crate) mod plan;
 pub(crate) mod relay;
 pub(crate) mod signals;
+pub(crate) mod workload;
 
 use agent_protocol::agent::failure;
 

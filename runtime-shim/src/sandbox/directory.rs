@@ -48,6 +48,11 @@ impl SandboxDirectory {
         detached_tmpfs().map(|fd| Self { fd }).map_err(|errno| DirectoryError::Make(errno.into()))
     }
 
+    /// Another handle of the same directory.
+    pub(crate) fn try_clone(&self) -> io::Result<Self> {
+        Ok(Self { fd: self.fd.try_clone()? })
+    }
+
     /// Binds the socket on which the vsock device listens for host programs.
     pub(crate) fn listen_for_host(&self) -> Result<UnixListener, DirectoryError> {
         self.listen(VSOCK)

@@ -1,8 +1,20 @@
-//! Keeps what this process inherited from its own children.
+//! What this process inherited: taken by number, and kept from its own children.
 
-#![allow(unsafe_code, reason = "close_range(2) has no safe wrapper")]
+#![allow(unsafe_code, reason = "close_range(2) has no safe wrapper, and a number is no descriptor to Rust")]
 
 use std::io;
+use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+
+/// The descriptor that this process inherited under a number, which it was told on its command line.
+pub(crate) fn take_inherited_fd(number: RawFd) -> io::Result<OwnedFd> {
+    // SAFETY: asks for the flags of a number, whatever it is; it touches no memory.
+    if number <= 2 || unsafe { libc::fcntl(number, libc::F_GETFD) } < 0 {
+        return Err(io::Error::from_raw_os_error(libc::EBADF));
+    }
+    // SAFETY: it is open, nothing else in this process has opened or owns it (it was inherited, and each number
+    // is taken once, at the start), and it is none of the standard streams.
+    Ok(unsafe { OwnedFd::from_raw_fd(number) })
+}
 
 /// Keeps what this process inherited from its caller from its own children: the guest may come to own those.
 pub(crate) fn withhold_inherited_fds() -> io::Result<()> {

@@ -12,5 +12,6 @@ pub(crate) mod inherited_fds;
 pub(crate) mod installation;
 pub(crate) mod kernel_parameters;
 pub(crate) mod mount_points;
+pub(crate) mod prepare;
 pub(crate) mod start;
 pub(crate) mod vsock;

@@ -6,10 +6,10 @@ use std::path::PathBuf;
 use anyhow::Context;
 use clap::Args;
 
-use super::Failure;
 use crate::check::{Finding, Report, Status, Verdict, look};
 use crate::config;
 use crate::exit_code::OWN_ERROR;
+use crate::failure::Failure;
 use crate::sandbox::installation::Installation;
 
 /// Say whether and how this host can run sandboxes

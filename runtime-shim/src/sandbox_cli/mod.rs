@@ -62,16 +62,3 @@ fn explain(error: &clap::Error) -> u8 {
     report::usage(words.strip_prefix("error: ").unwrap_or(&words));
     exit_code::OWN_ERROR
 }
-
-/// Why a command failed, and with which status this process ends.
-#[derive(Debug)]
-struct Failure {
-    error: anyhow::Error,
-    exit_code: u8,
-}
-
-impl<E: Into<anyhow::Error>> From<E> for Failure {
-    fn from(error: E) -> Self {
-        Self { error: error.into(), exit_code: exit_code::OWN_ERROR }
-    }
-}

@@ -4,22 +4,17 @@ use std::path::PathBuf;
 
 use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
-use oci_spec::runtime::Spec;
 use vmm::hypervisor::select::Choice;
 
-use super::Failure;
-use crate::bundle::sources::{self, Sources};
-use crate::bundle::{load, to_vm};
+use crate::bundle::load;
 use crate::config::{self, Config, Cpus, MemorySize};
+use crate::failure::Failure;
+use crate::host_namespace::join_network;
 use crate::io::terminal;
+use crate::monitor::relay;
 use crate::monitor::signals::Signals;
-use crate::monitor::{MonitorError, relay};
-use crate::sandbox::driver;
-use crate::sandbox::guest_files;
 use crate::sandbox::inherited_fds::withhold_inherited_fds;
-use crate::sandbox::installation::Installation;
-use crate::sandbox::mount_points::{self, Kind, MountPointError};
-use crate::sandbox::start::{Plan, Sandbox};
+use crate::sandbox::prepare::prepare;
 
 /// Run a bundle in a virtual machine of its own
 ///
@@ -85,42 +80,13 @@ pub(super) fn main(arguments: &Arguments) -> Result<u8, Failure> {
         crate::report::show_log();
     }
     let bundle = load::load(&arguments.bundle)?;
-    let sources = sources::find(&bundle.spec, &bundle.directory)?;
     if bundle.wants_terminal() {
         terminal::check()?;
     }
-    let installation = Installation::of_this_program()?;
-    let device_program = installation.device_program()?;
-    let kernel = guest_files::kernel(&config, &installation)?;
-    let initrd = guest_files::initrd(&config, &installation)?;
-    let chosen = driver::choose(&config, &installation)?;
-    make_mount_points(&bundle.spec, &sources)?;
-    let plan = Plan {
-        device_program,
-        kernel,
-        initrd,
-        exports: to_vm::exports(&bundle.spec, &sources),
-        virtio_console: chosen.virtio_console,
-        config: &config,
-    };
-
+    join_network(&bundle.spec)?;
+    let prepared = prepare(&config, &bundle)?;
     // Signals wait from here on, so that none can end this process past its clean-up.
     let signals = Signals::block()?;
-    let mut sandbox = Sandbox::start(plan, chosen.hypervisor.as_ref())?;
-    relay::run(&mut sandbox, &signals, &bundle.spec, config.boot_timeout(chosen.emulated)).map_err(of_monitor)
-}
-
-/// Only where the guest cannot make them itself.
-fn make_mount_points(spec: &Spec, sources: &Sources) -> Result<(), MountPointError> {
-    if !spec.root().as_ref().is_some_and(|root| root.readonly().unwrap_or(false)) {
-        return Ok(());
-    }
-    let kind = |index| if sources.is_file(index) { Kind::File } else { Kind::Directory };
-    let mounts = spec.mounts().iter().flatten().enumerate();
-    let points: Vec<_> = mounts.map(|(index, mount)| (mount.destination().clone(), kind(index))).collect();
-    mount_points::make(&sources.rootfs, &points)
-}
-
-fn of_monitor(error: MonitorError) -> Failure {
-    Failure { exit_code: error.exit_code(), error: error.into() }
+    let (mut sandbox, boot_timeout) = prepared.start()?;
+    relay::run(&mut sandbox, &signals, &bundle.spec, boot_timeout).map_err(Failure::of_monitor)
 }

@@ -7,9 +7,9 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use clap::Args;
 
-use super::Failure;
 use crate::bundle::default_spec;
 use crate::bundle::load::CONFIG_FILE;
+use crate::failure::Failure;
 
 /// Write a default config.json
 ///

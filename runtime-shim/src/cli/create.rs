@@ -1,0 +1,44 @@
+//! `create`: makes a container, all but the execution of its workload. Boots its machine.
+
+use clap::Args;
+
+use super::flags::{Global, Making};
+use crate::container::make::{self, Made, Order};
+use crate::failure::Failure;
+use crate::monitor::launch::Parent;
+
+/// Create a container
+#[derive(Debug, Args)]
+pub(super) struct Arguments {
+    #[command(flatten)]
+    making: Making,
+}
+
+pub(super) fn main(arguments: &Arguments, global: &Global) -> Result<u8, Failure> {
+    make(&arguments.making, global, Parent::Subreaper)
+        .map(|_made| 0)
+        .map_err(|failure| failure.context("runv create failed"))
+}
+
+/// The same for `run`.
+pub(super) fn make(making: &Making, global: &Global, parent: Parent) -> Result<Made, Failure> {
+    if global.systemd_cgroup {
+        let text = "--systemd-cgroup is not supported yet; let the engine use the cgroup driver cgroupfs";
+        return Err(anyhow::anyhow!(text).into());
+    }
+    make::make(
+        &global.store(),
+        &Order {
+            id: &making.id,
+            bundle: &making.bundle,
+            console_socket: making.console_socket.as_deref(),
+            pid_file: making.pid_file.as_deref(),
+            preserve_fds: making.preserve_fds,
+            config: global.config.as_deref(),
+            log: global.log.as_deref(),
+            log_format: global.log_format,
+            cgroups: global.cgroup_manager.as_deref() != Some("disabled"),
+            parent,
+        },
+    )
+}

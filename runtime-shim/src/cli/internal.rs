@@ -1,0 +1,22 @@
+//! How this program calls itself.
+
+use clap::Args;
+
+use crate::failure::Failure;
+use crate::monitor::detached;
+use crate::sandbox::inherited_fds::take_inherited_fd;
+
+/// Watch a container (started by `create`)
+#[derive(Debug, Args)]
+pub(super) struct Arguments {
+    #[arg(long)]
+    plan_fd: i32,
+    #[arg(long)]
+    socket_fd: i32,
+}
+
+pub(super) fn monitor(arguments: &Arguments) -> Result<u8, Failure> {
+    let plan = take_inherited_fd(arguments.plan_fd)?;
+    let socket = take_inherited_fd(arguments.socket_fd)?;
+    Ok(detached::main(plan, socket))
+}

@@ -1,0 +1,84 @@
+//! `kill`: sends a signal to a container.
+
+use std::str::FromStr;
+
+use agent_protocol::agent as proto;
+use anyhow::anyhow;
+use clap::Args;
+use nix::sys::signal::Signal;
+
+use super::flags::Global;
+use crate::container::id::ContainerId;
+use crate::container::record::Status;
+use crate::control::agent::{Agent, CallError};
+use crate::failure::Failure;
+use crate::monitor::workload::CONTAINER_ID;
+
+/// Send a signal to a container's init
+#[derive(Debug, Args)]
+pub(super) struct Arguments {
+    /// To every process of the container
+    #[arg(short, long)]
+    all: bool,
+    /// The container
+    #[arg(value_name = "ID")]
+    id: ContainerId,
+    /// A name, with or without SIG, or a number
+    #[arg(value_name = "SIGNAL", default_value = "SIGTERM")]
+    signal: SignalNumber,
+}
+
+/// A signal as runc's command line takes it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct SignalNumber(u32);
+
+impl FromStr for SignalNumber {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if let Ok(number) = text.parse::<u32>() {
+            return Ok(Self(number));
+        }
+        let name = text.to_ascii_uppercase();
+        let name = if name.starts_with("SIG") { name } else { format!("SIG{name}") };
+        let signal = name.parse::<Signal>().map_err(|_unknown| format!("unknown signal {text:?}"))?;
+        Ok(Self((signal as i32).unsigned_abs()))
+    }
+}
+
+pub(super) fn main(arguments: &Arguments, global: &Global) -> Result<u8, Failure> {
+    let (folder, record) = global.find(&arguments.id)?;
+    if record.status() == Status::Stopped {
+        // With --all, runc has nothing to do and says so by success.
+        return if arguments.all { Ok(0) } else { Err(anyhow!("container not running").into()) };
+    }
+    let request = proto::SignalProcessRequest {
+        container_id: CONTAINER_ID.into(),
+        signal: arguments.signal.0,
+        all: arguments.all,
+        ..Default::default()
+    };
+    let sent = Agent::connect(&folder).and_then(|mut agent| agent.call(&request));
+    match sent {
+        Ok(_) => Ok(0),
+        // It ended between the look and the call.
+        Err(CallError::Control(_) | CallError::Agent(_)) if record.status() == Status::Stopped => {
+            if arguments.all { Ok(0) } else { Err(anyhow!("container not running").into()) }
+        }
+        Err(error) if error.says("takes no signals") => Err(anyhow!("container not running").into()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn signals_by_name_and_number() {
+        for (text, number) in [("KILL", 9), ("SIGKILL", 9), ("sigterm", 15), ("9", 9), ("37", 37)] {
+            assert_eq!(text.parse(), Ok(SignalNumber(number)));
+        }
+        assert!("NONE".parse::<SignalNumber>().is_err());
+    }
+}

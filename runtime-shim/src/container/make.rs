@@ -1,0 +1,155 @@
+//! Makes a container: checks, folder, monitor; undoes all of it when any of it fails.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf, absolute};
+use std::process::Child;
+
+use anyhow::{Context, anyhow};
+
+use super::id::ContainerId;
+use super::record::Record;
+use super::remove;
+use super::store::{Folder, Store};
+use crate::bundle::load::{self, Bundle};
+use crate::control::message::{receive, send};
+use crate::failure::Failure;
+use crate::host_cgroup;
+use crate::io::console;
+use crate::monitor::launch::{Launched, Parent, Streams, launch};
+use crate::monitor::plan::{Announcement, MonitorPlan, Proceed};
+use crate::report::LogFormat;
+use crate::sandbox::inherited_fds::withhold_inherited_fds;
+
+/// What is asked for.
+#[derive(Debug)]
+pub(crate) struct Order<'a> {
+    pub(crate) id: &'a ContainerId,
+    pub(crate) bundle: &'a Path,
+    pub(crate) console_socket: Option<&'a Path>,
+    pub(crate) pid_file: Option<&'a Path>,
+    pub(crate) preserve_fds: u32,
+    pub(crate) config: Option<&'a Path>,
+    pub(crate) log: Option<&'a Path>,
+    pub(crate) log_format: LogFormat,
+    /// Whether it gets cgroups on the host.
+    pub(crate) cgroups: bool,
+    pub(crate) parent: Parent,
+}
+
+/// A created container.
+#[derive(Debug)]
+pub(crate) struct Made {
+    /// Its folder.
+    pub(crate) folder: Folder,
+    /// Its monitor, where that is this process's child.
+    pub(crate) monitor: Option<Child>,
+}
+
+/// Makes it.
+pub(crate) fn make(store: &Store, order: &Order<'_>) -> Result<Made, Failure> {
+    refuse_descriptors(order.preserve_fds)?;
+    withhold_inherited_fds()?;
+    let bundle = load::load(order.bundle)?;
+    check_console(&bundle, order)?;
+    let cgroups = if order.cgroups {
+        let path = bundle.spec.linux().as_ref().and_then(|linux| linux.cgroups_path().as_deref());
+        host_cgroup::plan(path, order.id.as_str())?
+    } else {
+        Vec::new()
+    };
+    let record = Record::new(order.id.clone(), &bundle)?;
+    let folder = store.create(&record)?;
+    match launch_monitor(&folder, order, bundle, cgroups) {
+        Ok(monitor) => Ok(Made { folder, monitor }),
+        Err(failure) => {
+            remove::clear(&folder)?;
+            Err(failure)
+        }
+    }
+}
+
+/// A descriptor is of this kernel, and the workload has another.
+fn refuse_descriptors(preserve_fds: u32) -> Result<(), Failure> {
+    let listen_fds = std::env::var("LISTEN_FDS").unwrap_or_default();
+    if preserve_fds > 0 {
+        return Err(anyhow!("--preserve-fds {preserve_fds} is not supported: descriptors of the host cannot be handed to a virtual machine").into());
+    }
+    if !["", "0"].contains(&listen_fds.as_str()) {
+        return Err(anyhow!("LISTEN_FDS={listen_fds} is not supported: descriptors of the host cannot be handed to a virtual machine").into());
+    }
+    Ok(())
+}
+
+/// In runc's words.
+fn check_console(bundle: &Bundle, order: &Order<'_>) -> Result<(), Failure> {
+    let detached = order.parent == Parent::Subreaper;
+    match (bundle.wants_terminal(), order.console_socket) {
+        (true, None) if detached => {
+            Err(anyhow!("cannot allocate tty if runv will detach without setting console socket").into())
+        }
+        (false, Some(_)) => {
+            Err(anyhow!("cannot use console socket if runv will not detach or allocate tty").into())
+        }
+        _ => Ok(()),
+    }
+}
+
+fn launch_monitor(
+    folder: &Folder,
+    order: &Order<'_>,
+    bundle: Bundle,
+    cgroups: Vec<PathBuf>,
+) -> Result<Option<Child>, Failure> {
+    let streams = match order.console_socket {
+        Some(socket) => Streams::Terminal(terminal(&bundle, socket)?),
+        None => Streams::Inherited,
+    };
+    let plan = MonitorPlan {
+        folder: absolute(folder.path())?,
+        bundle: bundle.directory,
+        spec: bundle.spec,
+        config: order.config.map(absolute).transpose()?,
+        log: order.log.map(absolute).transpose()?,
+        log_format: order.log_format,
+        cgroups,
+    };
+    let launched = launch("monitor", &plan, streams, order.parent).context("cannot start the monitor")?;
+    await_creation(&launched)?;
+    if let Some(path) = order.pid_file {
+        write_pid_file(path, folder.read()?.monitor.pid).context("cannot write the pid file")?;
+    }
+    Ok(launched.child)
+}
+
+fn terminal(bundle: &Bundle, socket: &Path) -> Result<std::os::fd::OwnedFd, Failure> {
+    let size = bundle.spec.process().as_ref().and_then(|process| process.console_size());
+    let cells = |cells: u64| u16::try_from(cells).unwrap_or(0);
+    let (rows, columns) = size.map_or((0, 0), |size| (cells(size.height()), cells(size.width())));
+    Ok(console::open_for(socket, rows, columns)?)
+}
+
+fn await_creation(launched: &Launched) -> Result<(), Failure> {
+    loop {
+        let announced = receive::<Announcement>(&launched.socket).context("cannot hear of the monitor")?;
+        match announced {
+            Some((Announcement::Prepared, _)) => {
+                send(&launched.socket, &Proceed, None).context("cannot speak to the monitor")?;
+            }
+            Some((Announcement::Created, _)) => return Ok(()),
+            Some((Announcement::Failed { message, exit_code }, _)) => {
+                return Err(Failure { error: anyhow!(message), exit_code });
+            }
+            None => return Err(anyhow!("the container's monitor died while it made the container").into()),
+        }
+    }
+}
+
+/// Readers never see half of it.
+pub(crate) fn write_pid_file(path: &Path, pid: u32) -> io::Result<()> {
+    let name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?.to_string_lossy();
+    let new = path.with_file_name(format!(".{name}"));
+    let mut file = File::create(&new)?;
+    file.write_all(pid.to_string().as_bytes())?;
+    fs::rename(&new, path)
+}

@@ -1,0 +1,111 @@
+//! `state.json`: what has to be known of a container after the command that made it has ended.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::SystemTime;
+
+use oci_spec::runtime::{Hooks, Process};
+use serde::{Deserialize, Serialize};
+
+use super::id::ContainerId;
+use super::process::ProcessId;
+use crate::bundle::load::Bundle;
+
+/// Tells our records from those of other runtimes in the same root: docker gives all of its runtimes one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Runtime {
+    /// This one.
+    #[serde(rename = "runv")]
+    Runv,
+}
+
+/// Where a container is in its life (OCI runtime specification, `runtime.md`, "State").
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Status {
+    /// `create` is at work.
+    Creating,
+    /// All but the workload's execve is done.
+    Created,
+    /// The workload runs.
+    Running,
+    /// The workload is frozen.
+    Paused,
+    /// The workload has ended. Never in a record: that its process is gone says it.
+    Stopped,
+}
+
+impl Status {
+    /// As the specification spells it.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Creating => "creating",
+            Self::Created => "created",
+            Self::Running => "running",
+            Self::Paused => "paused",
+            Self::Stopped => "stopped",
+        }
+    }
+}
+
+/// A container.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Record {
+    /// Whose it is.
+    pub(crate) runtime: Runtime,
+    /// Its name.
+    pub(crate) id: ContainerId,
+    /// Version of the specification that its configuration names.
+    pub(crate) oci_version: String,
+    /// Its bundle, absolute.
+    pub(crate) bundle: PathBuf,
+    /// Its root file system, absolute.
+    pub(crate) rootfs: PathBuf,
+    /// When it was made, RFC 3339.
+    pub(crate) created: String,
+    /// From its configuration.
+    pub(crate) annotations: BTreeMap<String, String>,
+    /// What the last command or its monitor has made of it; see [`Record::status`].
+    pub(crate) last_status: Status,
+    /// The process that is the container to engines; while it is being made, the one that makes it.
+    pub(crate) monitor: ProcessId,
+    /// The monitor's children, which end with it, a moment later when it is killed.
+    #[serde(default)]
+    pub(crate) children: Vec<ProcessId>,
+    /// The host cgroups that were made for it.
+    #[serde(default)]
+    pub(crate) cgroups: Vec<PathBuf>,
+    /// What `exec` takes where it is told nothing else.
+    pub(crate) process: Option<Process>,
+    /// Hooks that are still to be run.
+    pub(crate) hooks: Option<Hooks>,
+}
+
+impl Record {
+    /// A container that this process is about to make.
+    pub(crate) fn new(id: ContainerId, bundle: &Bundle) -> std::io::Result<Self> {
+        let spec = &bundle.spec;
+        let rootfs = spec.root().as_ref().map(|root| bundle.directory.join(root.path()));
+        Ok(Self {
+            runtime: Runtime::Runv,
+            id,
+            oci_version: spec.version().clone(),
+            bundle: bundle.directory.clone(),
+            rootfs: rootfs.unwrap_or_default(),
+            created: humantime::format_rfc3339_nanos(SystemTime::now()).to_string(),
+            annotations: spec.annotations().clone().unwrap_or_default().into_iter().collect(),
+            last_status: Status::Creating,
+            monitor: ProcessId::own()?,
+            children: Vec::new(),
+            cgroups: Vec::new(),
+            process: spec.process().clone(),
+            hooks: spec.hooks().clone(),
+        })
+    }
+
+    /// Where it is now.
+    pub(crate) fn status(&self) -> Status {
+        if self.monitor.is_alive() { self.last_status } else { Status::Stopped }
+    }
+}

@@ -1,0 +1,195 @@
+//! The host's cgroups of a container, for its monitor and its machine: engines read their figures and kill by them.
+//!
+//! Version 1 hierarchies are used as they are mounted, a folder in each; version 2 has one folder. What is made
+//! here is removed by [`remove`], children first, once no process is left.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// Where the kernel shows what is mounted (proc(5)).
+const MOUNTS: &str = "/proc/self/mountinfo";
+
+/// A cgroup could not be made, joined or removed.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum CgroupError {
+    /// The path.
+    #[error("linux.cgroupsPath `{0}` must not contain `..`")]
+    Path(String),
+    /// The driver.
+    #[error(
+        "linux.cgroupsPath `{0}` is of the systemd cgroup driver, which is not supported yet; choose cgroupfs"
+    )]
+    Systemd(String),
+    /// The kernel's files.
+    #[error("cannot {step} {}", path.display())]
+    Io {
+        /// What was tried.
+        step: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+}
+
+fn failed(step: &'static str, path: &Path) -> impl FnOnce(io::Error) -> CgroupError {
+    move |source| CgroupError::Io { step, path: path.to_owned(), source }
+}
+
+/// A hierarchy as it is mounted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Hierarchy {
+    mount: PathBuf,
+    kind: Kind,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Kind {
+    /// Version 1 with its controllers, or with a name.
+    V1(Vec<String>),
+    /// Version 2.
+    V2,
+}
+
+/// The folders of a container's cgroup, one for each hierarchy, not made yet.
+pub(crate) fn plan(cgroups_path: Option<&Path>, id: &str) -> Result<Vec<PathBuf>, CgroupError> {
+    let text = cgroups_path.map(|path| path.to_string_lossy().into_owned()).unwrap_or_default();
+    let path = if text.is_empty() { PathBuf::from(id) } else { PathBuf::from(&text) };
+    if path.components().any(|component| component == std::path::Component::ParentDir) {
+        return Err(CgroupError::Path(text));
+    }
+    if !text.contains('/') && text.matches(':').count() == 2 {
+        return Err(CgroupError::Systemd(text));
+    }
+    let mounts = fs::read_to_string(MOUNTS).map_err(failed("read", Path::new(MOUNTS)))?;
+    let below = path.strip_prefix("/").unwrap_or(&path);
+    Ok(used(&hierarchies(&mounts)).map(|hierarchy| hierarchy.mount.join(below)).collect())
+}
+
+/// Makes the folders and takes this process, and with it its future children, into them.
+pub(crate) fn join(folders: &[PathBuf]) -> Result<(), CgroupError> {
+    for folder in folders {
+        make(folder)?;
+        let file = folder.join("cgroup.procs");
+        fs::write(&file, std::process::id().to_string()).map_err(failed("write", &file))?;
+    }
+    Ok(())
+}
+
+/// Removes the folders and what a workload's engine made below them.
+pub(crate) fn remove(folders: &[PathBuf]) -> Result<(), CgroupError> {
+    folders.iter().try_for_each(|folder| remove_tree(folder))
+}
+
+fn remove_tree(folder: &Path) -> Result<(), CgroupError> {
+    let entries = match fs::read_dir(folder) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(failed("read", folder)(error)),
+    };
+    for entry in entries.flatten().filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())) {
+        remove_tree(&entry.path())?;
+    }
+    match fs::remove_dir(folder) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed("remove", folder)(error)),
+        _ => Ok(()),
+    }
+}
+
+/// Makes a folder with its parents. A new cpuset takes no process until it is told its CPUs and memory nodes.
+fn make(folder: &Path) -> Result<(), CgroupError> {
+    if folder.is_dir() {
+        return Ok(());
+    }
+    if let Some(parent) = folder.parent() {
+        make(parent)?;
+        match fs::create_dir(folder) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+                return Err(failed("make", folder)(error));
+            }
+            _ => {}
+        }
+        for name in ["cpuset.cpus", "cpuset.mems"] {
+            inherit(parent, folder, name)?;
+        }
+    }
+    Ok(())
+}
+
+fn inherit(parent: &Path, folder: &Path, name: &str) -> Result<(), CgroupError> {
+    let file = folder.join(name);
+    // Version 2 inherits by itself.
+    if !file.exists() || folder.join("cgroup.controllers").exists() {
+        return Ok(());
+    }
+    let own = fs::read_to_string(&file).map_err(failed("read", &file))?;
+    let parents = fs::read_to_string(parent.join(name)).unwrap_or_default();
+    if own.trim().is_empty() && !parents.trim().is_empty() {
+        fs::write(&file, parents.trim()).map_err(failed("write", &file))?;
+    }
+    Ok(())
+}
+
+/// On hosts with both versions, the controllers are version 1's and the empty version 2 mount is left alone.
+fn used(all: &[Hierarchy]) -> impl Iterator<Item = &Hierarchy> {
+    let has_v1 = all.iter().any(|hierarchy| matches!(hierarchy.kind, Kind::V1(_)));
+    all.iter().filter(move |hierarchy| !(has_v1 && hierarchy.kind == Kind::V2))
+}
+
+/// Of the lines of mountinfo (proc(5)), those of cgroups; each set of controllers once.
+fn hierarchies(mounts: &str) -> Vec<Hierarchy> {
+    let mut all: Vec<Hierarchy> = Vec::new();
+    for hierarchy in mounts.lines().filter_map(hierarchy) {
+        if !all.iter().any(|other| other.kind == hierarchy.kind) {
+            all.push(hierarchy);
+        }
+    }
+    all
+}
+
+fn hierarchy(line: &str) -> Option<Hierarchy> {
+    let (mount, file_system) = line.split_once(" - ")?;
+    let mount = PathBuf::from(mount.split(' ').nth(4)?);
+    let mut fields = file_system.split(' ');
+    let kind = match fields.next()? {
+        "cgroup2" => Kind::V2,
+        "cgroup" => {
+            let options = fields.nth(1).unwrap_or_default().split(',');
+            Kind::V1(options.filter(|option| *option != "rw").map(str::to_owned).collect())
+        }
+        _ => return None,
+    };
+    Some(Hierarchy { mount, kind })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const V1: &str = "\
+30 23 0:26 / /sys/fs/cgroup rw,relatime - tmpfs tmpfs rw,mode=755
+31 30 0:27 / /sys/fs/cgroup/cpu,cpuacct rw,relatime shared:9 - cgroup cgroup rw,cpu,cpuacct
+32 30 0:28 / /sys/fs/cgroup/systemd rw,relatime - cgroup cgroup rw,name=systemd
+33 30 0:29 / /sys/fs/cgroup/unified rw,relatime - cgroup2 cgroup2 rw
+34 23 0:27 / /srv/again rw,relatime - cgroup cgroup rw,cpu,cpuacct
+";
+
+    #[test]
+    fn version_1_wins_where_both_are_and_each_hierarchy_counts_once() {
+        let mounted: Vec<_> = used(&hierarchies(V1)).map(|one| one.mount.clone()).collect();
+        assert_eq!(mounted, ["/sys/fs/cgroup/cpu,cpuacct", "/sys/fs/cgroup/systemd"].map(PathBuf::from));
+        let v2 = "33 30 0:29 / /sys/fs/cgroup rw,relatime - cgroup2 cgroup2 rw\n";
+        assert_eq!(used(&hierarchies(v2)).count(), 1);
+    }
+
+    #[test]
+    fn paths_stay_below_the_hierarchy_and_systemds_are_refused() {
+        let plan = |path: &str| super::plan(Some(Path::new(path)), "id");
+        assert!(matches!(plan("/a/../../b"), Err(CgroupError::Path(_))));
+        assert!(matches!(plan("system.slice:docker:abc"), Err(CgroupError::Systemd(_))));
+        assert!(plan("/docker/abc").unwrap().iter().all(|folder| folder.ends_with("docker/abc")));
+        assert!(plan("").unwrap().iter().all(|folder| folder.ends_with("id")));
+    }
+}

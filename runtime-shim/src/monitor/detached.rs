@@ -1,0 +1,179 @@
+//! The process that is a container to its engine: its pid is in the pid file, its end is the workload's.
+//!
+//! `create` starts it and waits for what it announces; from then on commands reach it by the control socket alone.
+//! It has the container's streams and terminal, sits in its cgroup and network namespace, and its death, however it
+//! comes, takes the machine along.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::OwnedFd;
+
+use super::boot::Boot;
+use super::ending;
+use super::plan::{Announcement, Creator, MonitorPlan};
+use super::relay;
+use super::signals::Signals;
+use super::workload::{Awaited, ProcessEnd, Workload};
+use super::{MonitorError, host};
+use crate::bundle::load::Bundle;
+use crate::config;
+use crate::container::process::ProcessId;
+use crate::container::record::Status;
+use crate::container::store::Folder;
+use crate::control::message::{Answer, cut};
+use crate::control::server::{self, Starts};
+use crate::exit_code;
+use crate::failure::Failure;
+use crate::host_cgroup;
+use crate::host_namespace;
+use crate::io::streams::Input;
+use crate::io::terminal::RawMode;
+use crate::report::{self, EngineLog, Stderr};
+use crate::sandbox::inherited_fds::withhold_inherited_fds;
+use crate::sandbox::prepare::prepare;
+use crate::sandbox::start::Sandbox;
+
+/// Reads the plan and follows it; returns the status with which to exit.
+pub(crate) fn main(plan: OwnedFd, socket: OwnedFd) -> u8 {
+    let creator = Creator(socket);
+    let plan = match serde_json::from_reader(File::from(plan)) {
+        Ok(plan) => plan,
+        Err(error) => return announce_failure(&creator, &Failure::from(error)),
+    };
+    match create(&plan, &creator) {
+        Ok(container) => container.live(creator),
+        Err(failure) => announce_failure(&creator, &failure),
+    }
+}
+
+/// Before the container is there, its creator tells of the failure.
+fn announce_failure(creator: &Creator, failure: &Failure) -> u8 {
+    let message = cut(&report::chain(failure.error.as_ref()));
+    let failed = Announcement::Failed { message, exit_code: failure.exit_code };
+    // A creator that has gone has nobody to tell either.
+    let _ = creator.announce(&failed);
+    failure.exit_code
+}
+
+/// A sandbox whose guest is ready for the container.
+struct Container<'plan> {
+    plan: &'plan MonitorPlan,
+    folder: Folder,
+    sandbox: Sandbox,
+    signals: Signals,
+    boot_timeout: std::time::Duration,
+}
+
+/// Makes all of the container that is on the host.
+fn create<'plan>(plan: &'plan MonitorPlan, creator: &Creator) -> Result<Container<'plan>, Failure> {
+    withhold_inherited_fds()?;
+    ending::forbid_core();
+    let log = plan.log.as_deref().map(report::open_log).transpose()?;
+    report::speak_to_engine(EngineLog { file: log, format: plan.log_format, stderr: Stderr::Containers });
+    let folder = Folder::open(plan.folder.clone())?;
+    let own = ProcessId::own()?;
+    // What is about to be made is known before it is, so that whoever cleans up knows where to look.
+    folder.update(|record| {
+        record.monitor = own;
+        record.cgroups.clone_from(&plan.cgroups);
+    })?;
+    host_cgroup::join(&plan.cgroups)?;
+    host_namespace::enter_network(&plan.spec)?;
+    let config = config::load(plan.config.as_deref())?;
+    let bundle = Bundle { directory: plan.bundle.clone(), spec: plan.spec.clone() };
+    let prepared = prepare(&config, &bundle)?;
+    let signals = Signals::block()?;
+    let (sandbox, boot_timeout) = prepared.start()?;
+    let children = [sandbox.vm.pid(), sandbox.devices.pid()].map(ProcessId::of);
+    let children = children.into_iter().collect::<io::Result<Vec<_>>>()?;
+    folder.update(|record| record.children = children)?;
+    creator.announce(&Announcement::Prepared)?;
+    Ok(Container { plan, folder, sandbox, signals, boot_timeout })
+}
+
+impl Container<'_> {
+    /// To the end of the workload, or of what it runs in.
+    fn live(mut self, creator: Creator) -> u8 {
+        let mut creator = Some(creator);
+        let end = self.run(&mut creator);
+        // Kills and reaps what is left: who waits for this process may rely on all of it being gone.
+        drop(self);
+        match (end, creator) {
+            (Ok(end), _) => ending::follow(end),
+            (Err(error), Some(creator)) => announce_failure(&creator, &Failure::of_monitor(error)),
+            // `start` has told of it.
+            (Err(error @ MonitorError::NotStarted { .. }), None) => error.exit_code(),
+            (Err(error), None) => {
+                report::error(&error);
+                error.exit_code()
+            }
+        }
+    }
+
+    fn run(&mut self, creator: &mut Option<Creator>) -> Result<ProcessEnd, MonitorError> {
+        let mut boot = Boot::new(&mut self.sandbox, &self.signals, self.boot_timeout);
+        boot.hello()?;
+        if let Some(creator) = creator.as_ref() {
+            creator.wait().map_err(host("wait for the hooks"))?;
+        }
+        let directory = boot.sandbox.directory.try_clone().map_err(host("duplicate a descriptor"))?;
+        let (mut workload, streams) = relay::create(boot, &self.plan.spec)?;
+        let (input, outputs) = streams.start().map_err(host("start copying streams"))?;
+        let raw_mode = if relay::wants_terminal(&self.plan.spec) { Some(RawMode::enter()?) } else { None };
+        let starts = server::serve(&self.folder, directory).map_err(host("serve the control socket"))?;
+        set_status(&self.folder, Status::Created)?;
+        if let Some(creator) = creator.take() {
+            let announced = creator.announce(&Announcement::Created);
+            announced.map_err(host("tell of the container"))?;
+        }
+        let end = follow(&mut workload, starts, input, &self.folder)?;
+        workload.drain(&outputs)?;
+        drop(raw_mode);
+        workload.shut_down();
+        Ok(end)
+    }
+}
+
+/// From `created` to the end.
+fn follow(
+    workload: &mut Workload<'_>,
+    mut starts: Starts,
+    input: Input,
+    folder: &Folder,
+) -> Result<ProcessEnd, MonitorError> {
+    let pending = workload.ask_for_end()?;
+    let mut input = Some(input);
+    loop {
+        if let Awaited::End(end) =
+            workload.wait_for_end_or(&pending, Some(std::os::fd::AsFd::as_fd(&starts)))?
+        {
+            return Ok(end);
+        }
+        let Some(request) = starts.take() else { continue };
+        let Some(input) = input.take() else {
+            request.answer(failed(&"cannot start an already running container", exit_code::OWN_ERROR));
+            continue;
+        };
+        let started = start(workload, input, folder);
+        match &started {
+            Ok(()) => request.answer(Answer::Done),
+            Err(error) => request.answer(failed(&report::chain(error), error.exit_code())),
+        }
+        started?;
+    }
+}
+
+fn start(workload: &mut Workload<'_>, input: Input, folder: &Folder) -> Result<(), MonitorError> {
+    input.start().map_err(host("start copying stdin"))?;
+    relay::start(workload)?;
+    set_status(folder, Status::Running)
+}
+
+fn set_status(folder: &Folder, status: Status) -> Result<(), MonitorError> {
+    let updated = folder.update(|record| record.last_status = status);
+    updated.map(|_record| ()).map_err(io::Error::other).map_err(host("write the container's state"))
+}
+
+fn failed(message: &impl ToString, exit_code: u8) -> Answer {
+    Answer::Failed { message: cut(&message.to_string()), exit_code }
+}

@@ -1,0 +1,70 @@
+//! What `create` tells the monitor, and what the monitor tells `create`.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+
+use oci_spec::runtime::Spec;
+use serde::{Deserialize, Serialize};
+
+use crate::control::message::{receive, send};
+use crate::report::LogFormat;
+
+/// A container to be made and watched. `create` has read and checked all of it.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct MonitorPlan {
+    /// The container's folder, absolute.
+    pub(crate) folder: PathBuf,
+    /// The bundle's folder, absolute.
+    pub(crate) bundle: PathBuf,
+    /// The bundle's configuration.
+    pub(crate) spec: Spec,
+    /// The configuration file of `--config`.
+    pub(crate) config: Option<PathBuf>,
+    /// `--log`, absolute.
+    pub(crate) log: Option<PathBuf>,
+    /// `--log-format`.
+    pub(crate) log_format: LogFormat,
+    /// The host's cgroups to make and join.
+    pub(crate) cgroups: Vec<PathBuf>,
+}
+
+/// The monitor, to `create`.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Announcement {
+    /// Its process, cgroup and network namespace are what they will be, and the guest boots: hooks may run.
+    Prepared,
+    /// The container is there.
+    Created,
+    /// It is not, and nothing is left of it but its folder.
+    Failed {
+        /// Why.
+        message: String,
+        /// The status with which `create` should end.
+        exit_code: u8,
+    },
+}
+
+/// `create`, to the monitor: the hooks have run.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Proceed;
+
+/// The monitor's end.
+#[derive(Debug)]
+pub(crate) struct Creator(pub(crate) OwnedFd);
+
+impl Creator {
+    /// Says something.
+    pub(crate) fn announce(&self, announcement: &Announcement) -> io::Result<()> {
+        send(&self.0, announcement, None)
+    }
+
+    /// Waits until it may go on.
+    pub(crate) fn wait(&self) -> io::Result<()> {
+        match receive::<Proceed>(&self.0)? {
+            Some(_) => Ok(()),
+            None => Err(io::Error::other("the command that makes the container has gone")),
+        }
+    }
+}

@@ -1,0 +1,255 @@
+//! One process in a guest as its host process sees it: asked for, signalled, awaited.
+
+use std::os::fd::{AsFd, BorrowedFd};
+use std::time::{Duration, Instant};
+
+use agent_protocol::agent as proto;
+use nix::sys::signal::Signal;
+use proto::wait_process_response::End as AgentEnd;
+use protobuf::MessageField;
+use rustix::event::PollFlags;
+
+use super::events::{Event, wait};
+use super::signals::{self, Signals};
+use super::{MonitorError, death, host};
+use crate::exit_code;
+use crate::io::streams::Outputs;
+use crate::io::terminal;
+use crate::report;
+use crate::sandbox::agent_client::{AgentClient, AgentError, Call, Pending};
+use crate::sandbox::start::Sandbox;
+
+/// There is one container in each sandbox.
+pub(crate) const CONTAINER_ID: &str = "sandbox";
+
+/// How long the agent may take to answer a call, other than the wait for the workload.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+
+/// How long the guest may take to write its file systems back and power off.
+const SHUTDOWN_PATIENCE: Duration = Duration::from_secs(30);
+
+/// How long the processes may take to end after the guest has powered off.
+const END_PATIENCE: Duration = Duration::from_secs(5);
+
+/// How a process of the guest ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ProcessEnd {
+    /// By itself, with a status.
+    Exited(u32),
+    /// By a signal.
+    Signaled(u32),
+}
+
+impl ProcessEnd {
+    /// The exit status that a shell would tell.
+    pub(crate) fn exit_code(self) -> u8 {
+        match self {
+            Self::Exited(status) => exit_code::of_exit(status),
+            Self::Signaled(signal) => exit_code::of_signal(signal),
+        }
+    }
+}
+
+/// What a signal does while an answer is awaited.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum OnSignal {
+    /// Ends the sandbox.
+    Abort,
+    /// Goes to the workload.
+    Forward,
+}
+
+/// What ended the wait of [`Workload::wait_for_end_or`].
+#[derive(Debug)]
+pub(crate) enum Awaited {
+    /// The process.
+    End(ProcessEnd),
+    /// The other descriptor is readable.
+    Other,
+}
+
+/// A process and the connection on which it was made.
+pub(crate) struct Workload<'a> {
+    /// The sandbox, for the one who answers for it.
+    pub(crate) sandbox: Option<&'a mut Sandbox>,
+    pub(crate) signals: &'a Signals,
+    pub(crate) agent: AgentClient,
+    /// Empty for the container's init.
+    pub(crate) exec_id: String,
+}
+
+impl Workload<'_> {
+    /// Asks the agent, and waits for its answer.
+    pub(crate) fn call<C: Call>(
+        &mut self,
+        request: &C,
+        on_signal: OnSignal,
+    ) -> Result<C::Answer, MonitorError> {
+        let pending = self.agent.send(request)?;
+        self.answer(&pending, on_signal, Some(PATIENCE))
+    }
+
+    fn answer<C: Call>(
+        &mut self,
+        pending: &Pending<C>,
+        on_signal: OnSignal,
+        patience: Option<Duration>,
+    ) -> Result<C::Answer, MonitorError> {
+        let deadline = patience.and_then(|time| Instant::now().checked_add(time));
+        let answer = self.answer_or(pending, on_signal, deadline, None)?;
+        answer.ok_or_else(|| {
+            let seconds = patience.unwrap_or_default().as_secs();
+            MonitorError::Unresponsive { call: C::METHOD, seconds }
+        })
+    }
+
+    /// The answer; nothing when the deadline has passed or `other` is readable.
+    fn answer_or<C: Call>(
+        &mut self,
+        pending: &Pending<C>,
+        on_signal: OnSignal,
+        deadline: Option<Instant>,
+        other: Option<BorrowedFd<'_>>,
+    ) -> Result<Option<C::Answer>, MonitorError> {
+        loop {
+            if let Some(answer) = self.agent.answer(pending) {
+                // A connection that broke is the effect of something: say the cause, if there is one.
+                return answer.map(Some).map_err(|error| self.cause(error.into()));
+            }
+            let mut fds = vec![(self.agent.as_fd(), self.agent.interest())];
+            fds.extend(other.map(|fd| (fd, PollFlags::IN)));
+            let event = wait(self.sandbox.as_deref_mut(), self.signals, &fds, deadline);
+            match event.map_err(host("wait for the agent"))? {
+                Event::Ready(0) => {
+                    if let Err(error) = self.agent.progress() {
+                        return Err(self.cause(error.into()));
+                    }
+                }
+                Event::Signal(signal) if on_signal == OnSignal::Forward => self.forward(signal),
+                Event::Signal(signal) if signals::aborts(signal) => {
+                    return Err(MonitorError::Interrupted(signal));
+                }
+                Event::Signal(_) => {}
+                Event::Ended => return Err(self.death()),
+                Event::Ready(_) | Event::Deadline => return Ok(None),
+            }
+        }
+    }
+
+    fn death(&mut self) -> MonitorError {
+        match self.sandbox.as_deref_mut() {
+            Some(sandbox) => death::explain(sandbox).into(),
+            None => AgentError::Closed.into(),
+        }
+    }
+
+    /// The death behind a broken connection.
+    fn cause(&mut self, error: MonitorError) -> MonitorError {
+        let ended = self.sandbox.as_deref().is_some_and(Sandbox::has_ended);
+        if ended { self.death() } else { error }
+    }
+
+    /// Passes a signal on without waiting. SIGWINCH is for the terminal, if there is one.
+    pub(crate) fn forward(&mut self, signal: u32) {
+        let sent = match terminal_size_after(signal) {
+            Some(size) => self.agent.notify(&proto::ResizeTerminalRequest {
+                container_id: CONTAINER_ID.into(),
+                exec_id: self.exec_id.clone(),
+                size: MessageField::some(size),
+                ..Default::default()
+            }),
+            None => self.agent.notify(&proto::SignalProcessRequest {
+                container_id: CONTAINER_ID.into(),
+                exec_id: self.exec_id.clone(),
+                signal,
+                ..Default::default()
+            }),
+        };
+        if let Err(error) = sent {
+            tracing::warn!(signal, %error, "cannot pass a signal on");
+        }
+    }
+
+    /// Asks to be told of the process's end.
+    pub(crate) fn ask_for_end(&mut self) -> Result<Pending<proto::WaitProcessRequest>, MonitorError> {
+        Ok(self.agent.send(&proto::WaitProcessRequest {
+            container_id: CONTAINER_ID.into(),
+            exec_id: self.exec_id.clone(),
+            ..Default::default()
+        })?)
+    }
+
+    /// Waits for the end, or until another descriptor is readable. Signals go to the process.
+    pub(crate) fn wait_for_end_or(
+        &mut self,
+        pending: &Pending<proto::WaitProcessRequest>,
+        other: Option<BorrowedFd<'_>>,
+    ) -> Result<Awaited, MonitorError> {
+        let Some(answer) = self.answer_or(pending, OnSignal::Forward, None, other)? else {
+            return Ok(Awaited::Other);
+        };
+        match answer.end {
+            Some(AgentEnd::Exited(status)) => Ok(Awaited::End(ProcessEnd::Exited(status))),
+            Some(AgentEnd::Signaled(signal)) => Ok(Awaited::End(ProcessEnd::Signaled(signal))),
+            _ => Err(AgentError::Protocol("WaitProcess without an end").into()),
+        }
+    }
+
+    /// Waits for the end. Signals go to the process.
+    pub(crate) fn wait_for_end(
+        &mut self,
+        pending: &Pending<proto::WaitProcessRequest>,
+    ) -> Result<ProcessEnd, MonitorError> {
+        loop {
+            if let Awaited::End(end) = self.wait_for_end_or(pending, None)? {
+                return Ok(end);
+            }
+        }
+    }
+
+    /// Waits until the caller has all of the output. A caller that does not read is waited for, as it would be
+    /// by the workload itself; a signal ends that.
+    pub(crate) fn drain(&mut self, outputs: &Outputs) -> Result<(), MonitorError> {
+        loop {
+            let fds = [(outputs.done(), PollFlags::IN)];
+            let event = wait(self.sandbox.as_deref_mut(), self.signals, &fds, None);
+            match event.map_err(host("wait for the output"))? {
+                Event::Ready(_) | Event::Deadline => return Ok(()),
+                Event::Signal(signal) if signals::aborts(signal) => return Ok(()),
+                Event::Signal(_) => {}
+                Event::Ended => return Err(self.death()),
+            }
+        }
+    }
+
+    /// Ends the guest in order, so that what the workload wrote is on the host. The workload's status is known:
+    /// trouble from here on is only warned of. The agent waits for its connection to close before it powers
+    /// off, so that its answer is not lost.
+    pub(crate) fn shut_down(mut self) {
+        let asked = self.agent.send(&proto::ShutdownRequest::default()).map_err(MonitorError::from);
+        let answered =
+            asked.and_then(|pending| self.answer(&pending, OnSignal::Abort, Some(SHUTDOWN_PATIENCE)));
+        drop(self.agent);
+        let powered_off = || self.sandbox.is_none_or(|sandbox| sandbox.vm_ended_within(END_PATIENCE));
+        match answered {
+            Err(error) => report::warning(&format!("the guest was not shut down: {}", report::chain(&error))),
+            Ok(_) if !powered_off() => report::warning("the guest did not power off, and was stopped"),
+            Ok(_) => {}
+        }
+    }
+}
+
+fn terminal_size_after(signal: u32) -> Option<proto::WindowSize> {
+    if signals::is(signal, Signal::SIGWINCH) && terminal::is_raw() { terminal::size().ok() } else { None }
+}
+
+/// An agent's refusal as an error.
+pub(crate) fn refused(failure: MessageField<proto::Failure>) -> Result<(), MonitorError> {
+    match failure.into_option() {
+        None => Ok(()),
+        Some(failure) => Err(MonitorError::NotStarted {
+            kind: failure.kind.enum_value_or_default(),
+            message: failure.message.replace(|c: char| c.is_control(), " "),
+        }),
+    }
+}

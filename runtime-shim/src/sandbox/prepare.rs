@@ -1,0 +1,78 @@
+//! From a checked bundle to a sandbox that can be started: all that can be found out beforehand is found out here,
+//! so that what is wrong is told before a process runs.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use oci_spec::runtime::Spec;
+
+use super::driver::{self, Chosen, DriverError};
+use super::guest_files::{self, GuestFileError};
+use super::installation::{Installation, InstallationError};
+use super::mount_points::{self, Kind, MountPointError};
+use super::start::{Plan, Sandbox, StartError};
+use crate::bundle::load::Bundle;
+use crate::bundle::sources::{self, SourceError, Sources};
+use crate::bundle::to_vm;
+use crate::config::Config;
+
+/// The sandbox cannot be started.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum PrepareError {
+    /// What the bundle shares.
+    #[error(transparent)]
+    Source(#[from] SourceError),
+    /// This program's parts.
+    #[error(transparent)]
+    Installation(#[from] InstallationError),
+    /// Kernel or initrd.
+    #[error(transparent)]
+    GuestFile(#[from] GuestFileError),
+    /// The hypervisor.
+    #[error(transparent)]
+    Driver(#[from] DriverError),
+    /// A mount point.
+    #[error(transparent)]
+    MountPoint(#[from] MountPointError),
+}
+
+/// A sandbox that only has to be started.
+pub(crate) struct Prepared<'a> {
+    plan: Plan<'a>,
+    chosen: Chosen,
+}
+
+/// Looks for everything that the sandbox of `bundle` needs.
+pub(crate) fn prepare<'a>(config: &'a Config, bundle: &Bundle) -> Result<Prepared<'a>, PrepareError> {
+    let sources = sources::find(&bundle.spec, &bundle.directory)?;
+    let installation = Installation::of_this_program()?;
+    let device_program: PathBuf = installation.device_program()?;
+    let kernel = guest_files::kernel(config, &installation)?;
+    let initrd = guest_files::initrd(config, &installation)?;
+    let chosen = driver::choose(config, &installation)?;
+    make_mount_points(&bundle.spec, &sources)?;
+    let exports = to_vm::exports(&bundle.spec, &sources);
+    let plan =
+        Plan { device_program, kernel, initrd, exports, virtio_console: chosen.virtio_console, config };
+    Ok(Prepared { plan, chosen })
+}
+
+impl Prepared<'_> {
+    /// Starts its processes, children of the calling thread; also tells how long the guest may take to boot.
+    pub(crate) fn start(self) -> Result<(Sandbox, Duration), StartError> {
+        let timeout = self.plan.config.boot_timeout(self.chosen.emulated);
+        let sandbox = Sandbox::start(self.plan, self.chosen.hypervisor.as_ref())?;
+        Ok((sandbox, timeout))
+    }
+}
+
+/// Only where the guest cannot make them itself.
+fn make_mount_points(spec: &Spec, sources: &Sources) -> Result<(), MountPointError> {
+    if !spec.root().as_ref().is_some_and(|root| root.readonly().unwrap_or(false)) {
+        return Ok(());
+    }
+    let kind = |index| if sources.is_file(index) { Kind::File } else { Kind::Directory };
+    let mounts = spec.mounts().iter().flatten().enumerate();
+    let points: Vec<_> = mounts.map(|(index, mount)| (mount.destination().clone(), kind(index))).collect();
+    mount_points::make(&sources.rootfs, &points)
+}
