@@ -4,6 +4,8 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
+use rustix::thread::sched_getaffinity;
+
 use crate::cgroup::Cgroup;
 
 /// What one write to such a file may have.
@@ -105,6 +107,20 @@ impl Cgroup {
             }
         }
         refused.into_iter().try_for_each(|one| self.write(one).map_err(|source| one.error(source)))
+    }
+
+    /// Lets its processes use the first `cpus` CPUs only, if there are more.
+    ///
+    /// # Errors
+    ///
+    /// [`SettingError`].
+    pub fn set_cpus(&self, cpus: u32) -> Result<(), SettingError> {
+        let Some(last) = cpus.checked_sub(1) else { return Ok(()) };
+        let all = sched_getaffinity(None).map_or(0, |set| set.count());
+        if cpus >= all {
+            return Ok(());
+        }
+        self.set(&[Setting { file: "cpuset.cpus".to_owned(), value: format!("0-{last}") }])
     }
 
     /// Refuses a memory limit that is below what is in use.

@@ -19,6 +19,8 @@ pub struct Resources {
     pub devices: Option<Rules>,
     /// Refuse a memory limit below what is in use.
     pub check_memory: bool,
+    /// Use only the first that many CPUs; 0 is all.
+    pub cpus: u32,
 }
 
 /// A limit could not be set.
@@ -65,6 +67,7 @@ impl Limits {
         if resources.check_memory {
             cgroup.check_memory(&resources.settings)?;
         }
+        cgroup.set_cpus(resources.cpus)?;
         cgroup.set(&resources.settings)?;
         let Some(rules) = &resources.devices else { return Ok(()) };
         let mut attached = self.devices.lock().unwrap_or_else(PoisonError::into_inner);

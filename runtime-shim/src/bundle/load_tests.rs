@@ -175,7 +175,7 @@ fn mutated_configurations_never_panic() {
             let exports = crate::bundle::to_vm::exports(&spec, &sources);
             assert_eq!(exports.len(), 1);
             let request = crate::bundle::to_agent::create_request("c", &spec, Default::default());
-            assert!(!request.process.args.is_empty());
+            assert!(!request.unwrap().process.args.is_empty());
         }
     }
 }

@@ -3,11 +3,16 @@
 //!
 //! Nothing in here changes the host, and nothing has been started when something in here fails.
 
+pub(crate) mod cpu_set;
 pub(crate) mod default_spec;
+pub(crate) mod device_rules;
+pub(crate) mod devices;
 pub(crate) mod fields;
+pub(crate) mod limits;
 pub(crate) mod load;
 pub(crate) mod mounts;
 pub(crate) mod sources;
+pub(crate) mod sysctl;
 pub(crate) mod to_agent;
 pub(crate) mod to_vm;
 pub(crate) mod validate;

@@ -5,18 +5,26 @@ use oci_spec::runtime::{LinuxNamespaceType, Mount, Process, Spec};
 use proto::namespace::Kind;
 use protobuf::MessageField;
 
-use super::mounts;
 use super::to_vm::{ROOTFS, mount_place};
+use super::validate::SpecError;
+use super::{devices, limits, mounts};
 
-/// The request that makes the container of a checked specification.
+/// The request that makes the container of a specification.
+///
+/// # Errors
+///
+/// [`SpecError`], unless the specification has been checked.
 pub(crate) fn create_request(
     container_id: &str,
     spec: &Spec,
     streams: proto::Streams,
-) -> proto::CreateContainerRequest {
+) -> Result<proto::CreateContainerRequest, SpecError> {
     let linux = spec.linux().as_ref();
+    let devices = linux.and_then(|linux| linux.devices().as_deref()).unwrap_or_default();
+    let masked = linux.and_then(|linux| linux.masked_paths().clone());
+    let readonly = linux.and_then(|linux| linux.readonly_paths().clone());
     let namespaces = linux.and_then(|linux| linux.namespaces().as_deref()).unwrap_or_default();
-    proto::CreateContainerRequest {
+    Ok(proto::CreateContainerRequest {
         container_id: container_id.to_owned(),
         process: MessageField::from_option(spec.process().as_ref().map(|spec| process(spec, streams))),
         root: MessageField::some(proto::Root {
@@ -29,8 +37,13 @@ pub(crate) fn create_request(
         domainname: spec.domainname().clone().unwrap_or_default(),
         namespaces: namespaces.iter().map(|namespace| new_namespace(namespace.typ())).collect(),
         rootfs_propagation: linux.and_then(|linux| linux.rootfs_propagation().clone()).unwrap_or_default(),
+        resources: MessageField::some(limits::of_new(linux.and_then(|linux| linux.resources().as_ref()))?),
+        sysctl: linux.and_then(|linux| linux.sysctl().clone()).unwrap_or_default(),
+        devices: devices::to_agent(devices)?,
+        masked_paths: masked.unwrap_or_default(),
+        readonly_paths: readonly.unwrap_or_default(),
         ..Default::default()
-    }
+    })
 }
 
 fn process(spec: &Process, streams: proto::Streams) -> proto::Process {
@@ -109,11 +122,16 @@ mod tests {
                 {"destination": "/proc", "type": "proc", "source": "proc"},
                 {"destination": "/d", "type": "none", "source": "/host", "options": ["rbind", "ro"]}
             ],
-            "linux": {"namespaces": [{"type": "pid"}, {"type": "uts"}], "rootfsPropagation": "slave"}
+            "linux": {
+                "namespaces": [{"type": "pid"}, {"type": "uts"}], "rootfsPropagation": "slave",
+                "resources": {"pids": {"limit": 5}}, "sysctl": {"kernel.domainname": "x"},
+                "devices": [{"path": "/dev/fuse", "type": "c", "major": 10, "minor": 229}],
+                "maskedPaths": ["/proc/kcore"], "readonlyPaths": ["/proc/sys"]
+            }
         }))
         .unwrap();
         let streams = proto::Streams { terminal: 9, ..Default::default() };
-        let request = create_request("c", &spec, streams);
+        let request = create_request("c", &spec, streams).unwrap();
         let process = &request.process;
         assert_eq!(
             (&process.args[..], &process.env[..], &*process.cwd),
@@ -132,5 +150,12 @@ mod tests {
         assert_eq!(namespaces, [Kind::KIND_PID, Kind::KIND_UTS]);
         let mounts: Vec<(&str, &str)> = request.mounts.iter().map(|m| (&*m.type_, &*m.source)).collect();
         assert_eq!(mounts, [("proc", "proc"), ("bind", "mounts/1")]);
+        assert_eq!(request.resources.cgroup[0].file, "pids.max");
+        assert_eq!(request.sysctl["kernel.domainname"], "x");
+        assert_eq!((&*request.devices[0].path, request.devices[0].minor), ("/dev/fuse", 229));
+        assert_eq!(
+            (&request.masked_paths[..], &request.readonly_paths[..]),
+            (&["/proc/kcore".into()][..], &["/proc/sys".into()][..])
+        );
     }
 }

@@ -3,6 +3,9 @@
 
 use oci_spec::runtime::{LinuxNamespaceType, Process, Spec};
 
+use super::devices::{self, DeviceError};
+use super::limits::{self, LimitError};
+use super::sysctl::{self, SysctlError};
 use super::{mounts, version};
 
 /// What the specification forbids. Fields are spelt as it spells them.
@@ -52,6 +55,15 @@ pub(crate) enum SpecError {
     /// Propagation of mounts.
     #[error("linux.rootfsPropagation `{0}` is none of shared, slave, private and unbindable")]
     Propagation(String),
+    /// A limit.
+    #[error(transparent)]
+    Limit(#[from] LimitError),
+    /// A device.
+    #[error(transparent)]
+    Device(#[from] DeviceError),
+    /// A kernel parameter.
+    #[error(transparent)]
+    Sysctl(#[from] SysctlError),
 }
 
 /// Checks all of it; the first error counts.
@@ -71,7 +83,24 @@ pub(crate) fn check(spec: &Spec) -> Result<(), SpecError> {
     check_mounts(spec)?;
     check_namespaces(spec)?;
     check_names(spec)?;
-    check_propagation(spec)
+    check_propagation(spec)?;
+    check_linux(spec)?;
+    Ok(sysctl::check(spec)?)
+}
+
+/// What is converted for the agent is checked by that.
+fn check_linux(spec: &Spec) -> Result<(), SpecError> {
+    let Some(linux) = spec.linux() else { return Ok(()) };
+    limits::of_new(linux.resources().as_ref())?;
+    devices::to_agent(linux.devices().as_deref().unwrap_or_default())?;
+    for (field, paths) in
+        [("linux.maskedPaths", linux.masked_paths()), ("linux.readonlyPaths", linux.readonly_paths())]
+    {
+        for (index, path) in paths.iter().flatten().enumerate() {
+            absolute(&format!("{field}[{index}]"), path)?;
+        }
+    }
+    Ok(())
 }
 
 fn check_process(process: &Process) -> Result<(), SpecError> {

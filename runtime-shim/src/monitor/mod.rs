@@ -18,6 +18,7 @@ pub(crate) mod workload;
 
 use agent_protocol::agent::failure;
 
+use crate::bundle::validate::SpecError;
 use crate::exit_code;
 use crate::io::terminal::TerminalError;
 use crate::sandbox::agent_client::AgentError;
@@ -54,6 +55,9 @@ pub(crate) enum MonitorError {
         "the guest's agent speaks another protocol: `{0}`; kernel, initrd and programs must be of one build"
     )]
     ForeignAgent(String),
+    /// The bundle, if it had not been checked.
+    #[error(transparent)]
+    Spec(#[from] SpecError),
     /// A connection to the guest.
     #[error(transparent)]
     Connect(#[from] ConnectError),

@@ -45,7 +45,7 @@ pub(crate) fn create<'a>(mut boot: Boot<'a>, spec: &Spec) -> Result<(Workload<'a
     let Boot { sandbox, signals, .. } = boot;
     let mut workload = Workload { sandbox: Some(sandbox), signals, agent, exec_id: String::new() };
 
-    let mut request = to_agent::create_request(CONTAINER_ID, spec, tokens);
+    let mut request = to_agent::create_request(CONTAINER_ID, spec, tokens)?;
     if terminal && let (Ok(size), Some(process)) = (terminal::size(), request.process.as_mut()) {
         // A terminal of unknown size leaves the bundle's consoleSize.
         if size.columns > 0 && size.rows > 0 {

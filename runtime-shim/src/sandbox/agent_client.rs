@@ -22,8 +22,8 @@ use ttrpc::proto::{
 /// Name of the service in `agent.proto`.
 const SERVICE: &str = "runv.agent.v1.Agent";
 
-/// Longest answer that the agent may send; an error message is the longest that it has to say.
-const RESPONSE_MAX: usize = 64 << 10;
+/// Longest answer that the agent may send, as ttrpc has it; lists of processes are long.
+const RESPONSE_MAX: usize = 4 << 20;
 
 /// How much may wait for an agent that does not read. A container's configuration is the largest request.
 const OUTGOING_MAX: usize = 16 << 20;
@@ -82,6 +82,12 @@ calls! {
     WaitProcessRequest -> WaitProcessResponse: "WaitProcess";
     SignalProcessRequest -> SignalProcessResponse: "SignalProcess";
     ResizeTerminalRequest -> ResizeTerminalResponse: "ResizeTerminal";
+    UpdateContainerRequest -> UpdateContainerResponse: "UpdateContainer";
+    PauseContainerRequest -> PauseContainerResponse: "PauseContainer";
+    ResumeContainerRequest -> ResumeContainerResponse: "ResumeContainer";
+    ListProcessesRequest -> ListProcessesResponse: "ListProcesses";
+    ContainerStatsRequest -> ContainerStatsResponse: "ContainerStats";
+    WaitOomRequest -> WaitOomResponse: "WaitOom";
     ShutdownRequest -> ShutdownResponse: "Shutdown";
 }
 

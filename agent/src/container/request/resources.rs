@@ -36,6 +36,7 @@ pub fn resources(resources: agent::Resources) -> Result<Resources, RequestError>
         settings: resources.cgroup.into_iter().map(setting).collect::<Result<_, _>>()?,
         devices: rules.transpose()?,
         check_memory: resources.check_memory,
+        cpus: resources.cpus,
     })
 }
 
