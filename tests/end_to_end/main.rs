@@ -12,6 +12,7 @@ mod kill;
 mod many;
 mod mounts;
 mod process;
+mod resources;
 mod signals;
 mod streams;
 mod terminal;
