@@ -7,13 +7,10 @@ use std::sync::Arc;
 use agent::container::Containers;
 use agent::failure::{Failure, FailureKind};
 use agent::reaper::Reaper;
-use agent::service::{Power, Service};
+use agent::service::Power;
 use agent::streams::Streams;
 use agent::vsock::{self, HostConnections};
 use agent::{early, kmsg, power};
-use agent_protocol::server::create_agent;
-use ttrpc::asynchronous::Server;
-use ttrpc::asynchronous::transport::Listener;
 
 type Fatal = Box<dyn std::error::Error>;
 
@@ -34,10 +31,7 @@ fn run() -> Result<Infallible, Fatal> {
         let power = Arc::new(Power::default());
         tokio::spawn(HostConnections::for_streams()?.feed(Arc::clone(&streams)));
         let containers = Arc::new(Containers::new(places, reaper, streams));
-        let service = Arc::new(Service { containers, power: Arc::clone(&power) });
-        let listener = Listener::new(HostConnections::for_rpc()?.watched_by(&power));
-        let mut server = Server::new().add_listener(listener).register_service(create_agent(service));
-        server.start().await?;
+        tokio::spawn(HostConnections::for_rpc()?.serve(containers, Arc::clone(&power)));
         vsock::say_ready().await?;
         kmsg::debug(|| "ready".to_owned());
         power.may_go_off().await;

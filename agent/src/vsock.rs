@@ -4,16 +4,15 @@
 //! not command the agent.
 
 use std::io;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
 
 use agent_protocol::{AGENT_PORT, HELLO, READY_PORT, STREAM_PORT};
-use futures_core::Stream;
 use tokio::io::AsyncWriteExt;
 use tokio_vsock::{VMADDR_CID_ANY, VMADDR_CID_HOST, VsockAddr, VsockListener, VsockStream};
 
-use crate::service::{Power, Watched};
+use crate::container::Containers;
+use crate::kmsg;
+use crate::service::{Power, Service};
 use crate::streams::Streams;
 
 /// Connections of the host to one port.
@@ -38,51 +37,36 @@ impl HostConnections {
         VsockListener::bind(VsockAddr::new(VMADDR_CID_ANY, STREAM_PORT)).map(Self)
     }
 
-    /// The same connections, each telling the power switch when the host closes it.
-    pub fn watched_by(self, power: &Arc<Power>) -> WatchedConnections {
-        WatchedConnections { connections: self, power: Arc::clone(power) }
+    /// The next connection; an error is that of accept(2).
+    pub async fn next(&mut self) -> io::Result<VsockStream> {
+        loop {
+            let (connection, peer) = self.0.accept().await?;
+            if peer.cid() == VMADDR_CID_HOST {
+                return Ok(connection);
+            }
+        }
     }
 
     /// Hands every connection to `streams`, for ever.
     pub async fn feed(mut self, streams: Arc<Streams>) {
-        while let Some(connection) =
-            std::future::poll_fn(|context| Pin::new(&mut self).poll_next(context)).await
-        {
-            if let Ok(connection) = connection {
+        loop {
+            if let Ok(connection) = self.next().await {
                 streams.accept(Box::new(connection));
             }
         }
     }
-}
 
-impl Stream for HostConnections {
-    type Item = io::Result<VsockStream>;
-
-    fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+    /// Serves every connection, for ever.
+    pub async fn serve(mut self, containers: Arc<Containers>, power: Arc<Power>) {
         loop {
-            match ready!(self.0.poll_accept(context)) {
-                Ok((connection, peer)) if peer.cid() == VMADDR_CID_HOST => {
-                    return Poll::Ready(Some(Ok(connection)));
+            let Ok(connection) = self.next().await else { continue };
+            let (containers, power) = (Arc::clone(&containers), Arc::clone(&power));
+            tokio::spawn(async move {
+                if let Err(error) = Service::serve(connection, containers, power).await {
+                    kmsg::error(&error);
                 }
-                Ok(_) => {}
-                Err(error) => return Poll::Ready(Some(Err(error))),
-            }
+            });
         }
-    }
-}
-
-/// See [`HostConnections::watched_by`].
-pub struct WatchedConnections {
-    connections: HostConnections,
-    power: Arc<Power>,
-}
-
-impl Stream for WatchedConnections {
-    type Item = io::Result<Watched<VsockStream>>;
-
-    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        let next = ready!(Pin::new(&mut self.connections).poll_next(context));
-        Poll::Ready(next.map(|accepted| accepted.map(|one| Watched::new(one, Arc::clone(&self.power)))))
     }
 }
 

@@ -26,6 +26,16 @@ impl Cgroup {
         self.set_frozen(false).await
     }
 
+    /// Whether its processes are held.
+    ///
+    /// # Errors
+    ///
+    /// [`CgroupError`].
+    pub fn is_frozen(&self) -> Result<bool, CgroupError> {
+        let frozen = fs::read_to_string(self.path().join("cgroup.freeze"));
+        Ok(frozen.map_err(|source| self.error("read the state of", source))?.trim_end() == "1")
+    }
+
     async fn set_frozen(&self, frozen: bool) -> Result<(), CgroupError> {
         let (act, value, event) =
             if frozen { ("freeze", "1", "frozen 1") } else { ("thaw", "0", "frozen 0") };

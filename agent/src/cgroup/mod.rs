@@ -62,6 +62,27 @@ impl Cgroup {
         open_directory(&self.path).map_err(|source| self.error("open", source))
     }
 
+    /// The directory of an existing cgroup below it, for clone3; the empty path is this one.
+    ///
+    /// # Errors
+    ///
+    /// [`CgroupError`].
+    pub fn open_below(&self, path: &Path) -> Result<OwnedFd, CgroupError> {
+        let path = self.path.join(path);
+        open_directory(&path).map_err(|source| CgroupError { act: "open", path, source })
+    }
+
+    /// The directory of that cgroup, this one or one below it, in which the process is, for clone3.
+    ///
+    /// # Errors
+    ///
+    /// [`CgroupError`]: the process is elsewhere, or has ended.
+    pub fn open_that_of(&self, pid: Pid) -> Result<OwnedFd, CgroupError> {
+        let found = find(&self.path, pid).and_then(|found| found.ok_or(io::ErrorKind::NotFound.into()));
+        let path = found.map_err(|source| self.error("find a process in", source))?;
+        open_directory(&path).map_err(|source| CgroupError { act: "open", path, source })
+    }
+
     /// The processes in it and below it, as this pid namespace sees them.
     ///
     /// # Errors
@@ -128,6 +149,21 @@ fn collect(cgroup: &Path, pids: &mut Vec<Pid>) -> io::Result<()> {
     let processes = fs::read_to_string(cgroup.join("cgroup.procs"))?;
     pids.extend(processes.lines().filter_map(|line| line.parse().ok().and_then(Pid::from_raw)));
     for_each_child(cgroup, |child| collect(child, pids))
+}
+
+fn find(cgroup: &Path, pid: Pid) -> io::Result<Option<PathBuf>> {
+    let number = pid.as_raw_nonzero().to_string();
+    if fs::read_to_string(cgroup.join("cgroup.procs"))?.lines().any(|line| line == number) {
+        return Ok(Some(cgroup.to_owned()));
+    }
+    let mut found = None;
+    for_each_child(cgroup, |child| {
+        if found.is_none() {
+            found = find(child, pid)?;
+        }
+        Ok(())
+    })?;
+    Ok(found)
 }
 
 fn remove(cgroup: &Path) -> io::Result<()> {

@@ -15,14 +15,14 @@ use crate::reaper::Exit;
 /// With a pid namespace of its own all its processes have died with the init. Without one, those that are
 /// left are killed: a container is over when its init is.
 pub(super) async fn supervise(container: Arc<Container>, relays: Relays) {
-    let Some(exit) = container.exit.clone().wait().await else { return };
+    let Some(exit) = container.init.exited().await else { return };
     container.set_status(Status::Stopped);
     kmsg::debug(|| format!("container {:?}: {exit:?}", container.id));
     if let Err(error) = clear(&container.cgroup).await {
         kmsg::error(&Failure::from_error(FailureKind::System, &error));
     }
     relays.finish().await;
-    container.ended.send_replace(Some(exit));
+    container.init.settle(exit);
 }
 
 /// Kills what runs in the cgroup, waits until nothing does, and removes it.
@@ -35,12 +35,11 @@ pub(super) async fn clear(cgroup: &Cgroup) -> Result<(), CgroupError> {
 impl Container {
     /// Waits until the init has ended and its output has been handed on. `None` only if the agent is ending.
     pub async fn wait(&self) -> Option<Exit> {
-        let mut ended = self.ended.subscribe();
-        ended.wait_for(Option::is_some).await.ok().and_then(|exit| *exit)
+        self.init.wait().await
     }
 
     /// Waits until the init has ended, whatever becomes of its output.
     pub async fn exited(&self) -> Option<Exit> {
-        self.exit.clone().wait().await
+        self.init.exited().await
     }
 }

@@ -1,11 +1,11 @@
 //! Signals to a container.
 
 use std::io;
-use std::os::fd::AsFd;
 
 use crate::cgroup::CgroupError;
 use crate::container::Container;
 use crate::container::status::Status;
+use crate::process::running::Running;
 use crate::sys::signals;
 
 /// Why a signal was not sent.
@@ -22,6 +22,9 @@ pub enum KillError {
         /// What it is instead.
         status: Status,
     },
+    /// Too late.
+    #[error("the process has ended")]
+    Ended,
     /// Its processes could not be found out or killed.
     #[error(transparent)]
     Cgroup(#[from] CgroupError),
@@ -46,7 +49,20 @@ impl Container {
     /// [`KillError`].
     pub fn signal(&self, signal: u32) -> Result<(), KillError> {
         let signal = self.check(signal)?;
-        signals::send(self.pidfd.as_fd(), signal).map_err(|source| self.send_error(signal, source))
+        self.init.signal(signal).map_err(|source| self.send_error(signal, source))
+    }
+
+    /// Sends a signal to a process that was started beside the init.
+    ///
+    /// # Errors
+    ///
+    /// [`KillError`].
+    pub fn signal_other(&self, process: &Running, signal: u32) -> Result<(), KillError> {
+        let signal = number(signal)?;
+        if process.is_over() {
+            return Err(KillError::Ended);
+        }
+        process.signal(signal).map_err(|source| self.send_error(signal, source))
     }
 
     /// Sends a signal to every process of the container. SIGKILL reaches also those that are just being made.
@@ -68,9 +84,8 @@ impl Container {
         Ok(())
     }
 
-    fn check(&self, number: u32) -> Result<i32, KillError> {
-        let signal = i32::try_from(number).ok().filter(|signal| (1..=signals::HIGHEST).contains(signal));
-        let signal = signal.ok_or(KillError::NotASignal(number))?;
+    fn check(&self, signal: u32) -> Result<i32, KillError> {
+        let signal = number(signal)?;
         let status = self.status();
         if status.can_signal() {
             Ok(signal)
@@ -82,4 +97,11 @@ impl Container {
     fn send_error(&self, signal: i32, source: io::Error) -> KillError {
         KillError::Send { signal, id: self.id.clone(), source }
     }
+}
+
+fn number(signal: u32) -> Result<i32, KillError> {
+    i32::try_from(signal)
+        .ok()
+        .filter(|signal| (1..=signals::HIGHEST).contains(signal))
+        .ok_or(KillError::NotASignal(signal))
 }

@@ -1,9 +1,10 @@
-//! Containers: what is asked for (`request`), how they come to be (`create`, `start`), live (`kill`) and end.
+//! Containers: what is asked for (`request`), how they come to be (`create`, `start`), live (`exec`, `kill`) and end.
 //!
 //! One thread, one event loop: locks here are never contended and never held across an await.
 
 pub mod create;
 pub mod end;
+pub mod exec;
 pub mod kill;
 pub mod limits;
 pub mod namespaces;
@@ -13,19 +14,18 @@ pub mod start;
 pub mod status;
 
 use std::collections::HashMap;
-use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustix::process::Pid;
-use tokio::sync::watch;
 
 use crate::cgroup::Cgroup;
 use crate::container::limits::Limits;
+use crate::container::namespaces::Namespaces;
 use crate::container::status::Status;
-use crate::process::console::Terminal;
 use crate::process::control::AgentEnd;
-use crate::reaper::{Exit, ExitWatch, Reaper};
+use crate::process::running::Running;
+use crate::reaper::Reaper;
 use crate::streams::Streams;
 
 /// Containers that one guest may hold.
@@ -58,17 +58,15 @@ pub struct Containers {
 #[derive(Debug)]
 pub struct Container {
     id: String,
-    pid: Pid,
-    pidfd: OwnedFd,
+    init: Arc<Running>,
+    namespaces: Namespaces,
     cgroup: Cgroup,
     limits: Limits,
-    terminal: Option<Arc<Terminal>>,
     status: Mutex<Status>,
     /// To the init; gone once it has been let go.
     control: Mutex<Option<AgentEnd>>,
-    exit: ExitWatch,
-    /// The exit, once all output has been handed on and nothing of the container runs any more.
-    ended: watch::Sender<Option<Exit>>,
+    /// Its other processes that the agent has started; `None` while one of that name is being made.
+    others: Mutex<HashMap<String, Option<Arc<Running>>>>,
 }
 
 /// Why an act on a container is refused.
@@ -83,6 +81,12 @@ pub enum LookupError {
     /// One of that name exists.
     #[error("container {0:?} already exists")]
     Exists(String),
+    /// One of that name exists.
+    #[error("container {0:?} already has a process {1:?}")]
+    ProcessExists(String, String),
+    /// Too many.
+    #[error("container {0:?} has too many processes")]
+    TooManyProcesses(String),
     /// Too many.
     #[error("{MOST_CONTAINERS} containers exist already")]
     TooMany,
@@ -140,7 +144,20 @@ impl Container {
 
     /// The init's process id in the guest's root namespace.
     pub fn pid(&self) -> Pid {
-        self.pid
+        self.init.pid()
+    }
+
+    /// Its init for the empty name, else the process that was started with that name.
+    ///
+    /// # Errors
+    ///
+    /// [`LookupError::NoProcess`], also while it is being made.
+    pub fn process(&self, exec_id: &str) -> Result<Arc<Running>, LookupError> {
+        if exec_id.is_empty() {
+            return Ok(Arc::clone(&self.init));
+        }
+        let process = self.others().get(exec_id).cloned().flatten();
+        process.ok_or_else(|| LookupError::NoProcess(self.id.clone(), exec_id.to_owned()))
     }
 
     /// Where it is in its life.
@@ -148,13 +165,12 @@ impl Container {
         *self.status.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The init's terminal, if it has one.
-    pub fn terminal(&self) -> Option<&Terminal> {
-        self.terminal.as_deref()
-    }
-
     fn set_status(&self, status: Status) {
         *self.status.lock().unwrap_or_else(PoisonError::into_inner) = status;
+    }
+
+    fn others(&self) -> MutexGuard<'_, HashMap<String, Option<Arc<Running>>>> {
+        self.others.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn take_control(&self) -> Option<AgentEnd> {

@@ -26,6 +26,21 @@ impl Namespaces {
             (self.uts, libc::CLONE_NEWUTS),
             (self.network, libc::CLONE_NEWNET),
         ];
-        new.iter().filter(|(wanted, _)| *wanted).map(|(_, flag)| u64::from(flag.unsigned_abs())).sum()
+        flags(&new)
     }
+
+    /// The flags for setns(2) of a process that joins the container, which is born into its pid namespace.
+    pub fn joined_flags(self) -> u64 {
+        flags(&[
+            (true, libc::CLONE_NEWNS),
+            (self.ipc, libc::CLONE_NEWIPC),
+            (self.uts, libc::CLONE_NEWUTS),
+            (self.cgroup, libc::CLONE_NEWCGROUP),
+            (self.network, libc::CLONE_NEWNET),
+        ])
+    }
+}
+
+fn flags(namespaces: &[(bool, libc::c_int)]) -> u64 {
+    namespaces.iter().filter(|(wanted, _)| *wanted).map(|(_, flag)| u64::from(flag.unsigned_abs())).sum()
 }

@@ -64,7 +64,7 @@ impl Container {
     pub fn stats(&self) -> Result<api::ContainerStatsResponse, PauseError> {
         self.need_processes("examined")?;
         let mut stats = self.cgroup.stats()?;
-        stats.network = list::network(self.pid);
+        stats.network = list::network(self.pid());
         Ok(stats)
     }
 

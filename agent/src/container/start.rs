@@ -3,7 +3,6 @@
 use crate::container::Container;
 use crate::container::status::Status;
 use crate::failure::{Failure, FailureKind};
-use crate::process::control::Message;
 
 impl Container {
     /// Answers when execve has succeeded or failed.
@@ -20,15 +19,6 @@ impl Container {
             return Err(Failure::new(FailureKind::InvalidRequest, message));
         };
         self.set_status(Status::Running);
-        let gone =
-            |error| Failure::new(FailureKind::System, format!("the container's init has gone: {error}"));
-        control.go().map_err(gone)?;
-        match control.receive().await.map_err(gone)? {
-            Message::Closed => Ok(()),
-            Message::Failed(failure) => Err(failure),
-            Message::Ready(_) => {
-                Err(Failure::new(FailureKind::System, "the container's init repeats itself"))
-            }
-        }
+        control.execute().await
     }
 }

@@ -9,7 +9,7 @@ use rustix::fs::{OFlags, fstat, fstatfs, major, minor};
 use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer, unlockpt};
 use rustix::termios::{Winsize, tcsetwinsize};
 
-use crate::rootfs::path::open_in;
+use crate::rootfs::path::{Descriptors, open_in};
 
 /// statfs(2)'s f_type of devpts.
 const DEVPTS_SUPER_MAGIC: i64 = 0x1cd1;
@@ -58,15 +58,18 @@ impl Console {
     /// # Errors
     ///
     /// [`ConsoleError`].
-    pub fn open(root: BorrowedFd<'_>, size: WindowSize) -> Result<Self, ConsoleError> {
+    pub fn open(
+        root: BorrowedFd<'_>,
+        descriptors: &Descriptors,
+        size: WindowSize,
+    ) -> Result<Self, ConsoleError> {
         let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;
         let place =
             open_in(root, Path::new("/dev/pts/ptmx"), OFlags::PATH).map_err(ConsoleError::OpenMaster)?;
         if !is_ptmx(&place).map_err(ConsoleError::OpenMaster)? {
             return Err(ConsoleError::NotDevpts);
         }
-        // Nobody else is in this mount namespace yet, so it is the same file again.
-        let master = open_in(root, Path::new("/dev/pts/ptmx"), flags).map_err(ConsoleError::OpenMaster)?;
+        let master = descriptors.reopen(place.as_fd(), flags).map_err(ConsoleError::OpenMaster)?;
         unlockpt(&master).map_err(|error| ConsoleError::OpenTerminal(error.into()))?;
         let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
         let terminal =

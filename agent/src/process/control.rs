@@ -1,7 +1,7 @@
-//! The socket between the agent and a container's init until that has executed the workload.
+//! The socket between the agent and a child until that has executed its program.
 //!
-//! Packets: from the init, `READY` with the pty's master if there is a terminal, or a failure (its kind, then
-//! its text); from the agent, `GO`. execve closes the init's end: that is the message of success.
+//! Packets: from the child, `READY` with the pty's master if there is a terminal, or a failure (its kind, then
+//! its text); from the agent, `GO`. execve closes the child's end: that is the message of success.
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
@@ -23,22 +23,22 @@ const READY: u8 = 0;
 /// Room for a failure, whose message is bounded.
 const LONGEST_PACKET: usize = 4096;
 
-/// The init's end: blocking.
+/// The child's end: blocking.
 #[derive(Debug)]
-pub struct InitEnd(OwnedFd);
+pub struct ChildEnd(OwnedFd);
 
 /// The agent's end.
 #[derive(Debug)]
 pub struct AgentEnd(AsyncFd<OwnedFd>);
 
-/// What the init has said.
+/// What the child has said.
 #[derive(Debug)]
 pub enum Message {
-    /// The container is built; with the pty's master if there is a terminal.
+    /// All but execve is done; with the pty's master if there is a terminal.
     Ready(Option<OwnedFd>),
-    /// It cannot be built, or the workload cannot be executed. The init ends.
+    /// It cannot be done, or the program cannot be executed. The child ends.
     Failed(Failure),
-    /// The socket was closed: the workload is being executed, or the init has died.
+    /// The socket was closed: the program is being executed, or the child has died.
     Closed,
 }
 
@@ -47,14 +47,14 @@ pub enum Message {
 /// # Errors
 ///
 /// Those of socketpair(2) and epoll_ctl(2).
-pub fn pair() -> io::Result<(AgentEnd, InitEnd)> {
-    let (agent, init) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
+pub fn pair() -> io::Result<(AgentEnd, ChildEnd)> {
+    let (agent, child) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
     rustix::io::ioctl_fionbio(&agent, true)?;
-    Ok((AgentEnd(register(agent, Interest::READABLE)?), InitEnd(init)))
+    Ok((AgentEnd(register(agent, Interest::READABLE)?), ChildEnd(child)))
 }
 
-impl InitEnd {
-    /// Reports that the container is built.
+impl ChildEnd {
+    /// Reports that all is ready.
     ///
     /// # Errors
     ///
@@ -80,7 +80,7 @@ impl InitEnd {
         Ok(())
     }
 
-    /// Waits for the agent's word to execute the workload; false when the agent has gone or thought better.
+    /// Waits for the agent's word to execute the program; false when the agent has gone or thought better.
     pub fn wait_for_go(&self) -> bool {
         loop {
             match rustix::net::recv(&self.0, &mut [0; 1], RecvFlags::empty()) {
@@ -92,14 +92,14 @@ impl InitEnd {
     }
 }
 
-impl AsFd for InitEnd {
+impl AsFd for ChildEnd {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
     }
 }
 
 impl AgentEnd {
-    /// Waits for the next message of the init.
+    /// Waits for the next message of the child.
     ///
     /// # Errors
     ///
@@ -113,11 +113,11 @@ impl AgentEnd {
         }
     }
 
-    /// Lets the init execute the workload.
+    /// Lets the child execute its program.
     ///
     /// # Errors
     ///
-    /// Those of send(2); `EPIPE` when the init has died.
+    /// Those of send(2); `EPIPE` when the child has died.
     pub fn go(&self) -> io::Result<()> {
         rustix::net::send(self.0.get_ref(), &[1], SendFlags::NOSIGNAL)?;
         Ok(())

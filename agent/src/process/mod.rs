@@ -7,18 +7,27 @@
 //!   start                 -> control: go
 //!   start answers         <- control: closed by a successful execve | failure
 //! ```
+//!
+//! Any other process of the container (`exec`) goes the same way, but joins the init's namespaces instead of making
+//! some, and is let go at once.
 
+pub mod birth;
 pub mod child;
 pub mod console;
 pub mod control;
 pub mod executable;
+pub mod join;
+pub mod lifeline;
 pub mod list;
+pub mod running;
 pub mod spawn;
 pub mod stdio;
+pub mod workload;
 
 use std::ffi::CString;
 
 use crate::process::console::WindowSize;
+use crate::process::stdio::Tokens;
 use crate::security::user::User;
 
 /// What is to be executed and as whom, checked.
@@ -36,4 +45,6 @@ pub struct ProcessSpec {
     pub umask: u32,
     /// The terminal's first size, if it has a terminal.
     pub terminal: Option<WindowSize>,
+    /// Its stdio.
+    pub tokens: Tokens,
 }

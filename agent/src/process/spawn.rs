@@ -1,12 +1,17 @@
-//! Starting a container's init.
+//! Starting a child: a container's init, or another process of the container.
 
+use std::convert::Infallible;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use crate::cgroup::{Cgroup, CgroupError};
+use crate::cgroup::CgroupError;
+use crate::failure::Failure;
 use crate::process::child::{self, Plan};
-use crate::process::control::{self, AgentEnd};
+use crate::process::control::{self, AgentEnd, ChildEnd};
+use crate::process::join::{self, Join};
+use crate::process::workload::report;
 use crate::sys::clone3::{Child, Clone3};
+use crate::sys::namespaces::with_children_in;
 
 /// Which step failed.
 #[derive(Debug, thiserror::Error)]
@@ -15,10 +20,10 @@ pub enum SpawnError {
     #[error(transparent)]
     Cgroup(#[from] CgroupError),
     /// The control socket.
-    #[error("cannot make the socket to the container's init")]
+    #[error("cannot make the socket to the container's process")]
     Control(#[source] io::Error),
     /// The process.
-    #[error("cannot start the container's init")]
+    #[error("cannot start the container's process")]
     Clone(#[source] io::Error),
 }
 
@@ -27,11 +32,39 @@ pub enum SpawnError {
 /// # Errors
 ///
 /// [`SpawnError`]; no process is left then.
-pub fn spawn(plan: &Plan, cgroup: &Cgroup, stdio: &[OwnedFd; 3]) -> Result<(Child, AgentEnd), SpawnError> {
-    let directory = cgroup.open()?;
-    let (agent, init) = control::pair().map_err(SpawnError::Control)?;
-    let clone =
-        Clone3 { namespaces: plan.namespaces.clone_flags(), cgroup: std::os::fd::AsFd::as_fd(&directory) };
-    let child = clone.spawn(|| child::run(plan, &init, stdio)).map_err(SpawnError::Clone)?;
+pub fn init(
+    plan: &Plan,
+    cgroup: BorrowedFd<'_>,
+    stdio: &[OwnedFd; 3],
+) -> Result<(Child, AgentEnd), SpawnError> {
+    let clone = Clone3 { namespaces: plan.spec.namespaces.clone_flags(), cgroup };
+    spawn(&clone, |control| child::run(plan, control, stdio))
+}
+
+/// Starts a process that joins the container of `join`, in `cgroup`.
+///
+/// # Errors
+///
+/// [`SpawnError`]; no process is left then.
+pub fn joining(
+    join: &Join<'_>,
+    cgroup: BorrowedFd<'_>,
+    stdio: &[OwnedFd; 3],
+) -> Result<(Child, AgentEnd), SpawnError> {
+    let clone = Clone3 { namespaces: 0, cgroup };
+    let spawn = || spawn(&clone, |control| join::run(join, control, stdio));
+    if !join.namespaces.pid {
+        return spawn();
+    }
+    // A process cannot change its own pid namespace, only that of its children.
+    with_children_in(join.init.as_fd(), spawn).map_err(SpawnError::Clone)?
+}
+
+fn spawn(
+    clone: &Clone3<'_>,
+    life: impl FnOnce(&ChildEnd) -> Result<Infallible, Failure>,
+) -> Result<(Child, AgentEnd), SpawnError> {
+    let (agent, end) = control::pair().map_err(SpawnError::Control)?;
+    let child = clone.spawn(|| report(&end, || life(&end))).map_err(SpawnError::Clone)?;
     Ok((child, agent))
 }

@@ -2,7 +2,7 @@
 
 use std::ffi::OsStr;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Component, Path, PathBuf};
 
 use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags, fstat, mkdirat, openat2};
@@ -10,6 +10,31 @@ use rustix::io::Errno;
 
 /// How often a resolution is tried again that raced with a rename somewhere on the path (openat2(2), EAGAIN).
 const TRIES: usize = 64;
+
+/// The caller's own descriptors as files of the guest's /proc, through which what an `O_PATH` descriptor names is
+/// opened for use once it has been looked at.
+#[derive(Debug)]
+pub struct Descriptors(OwnedFd);
+
+impl Descriptors {
+    /// Must be called while /proc is the guest's.
+    ///
+    /// # Errors
+    ///
+    /// Those of openat2(2).
+    pub fn open() -> io::Result<Self> {
+        open_directory(Path::new("/proc/self/fd")).map(Self)
+    }
+
+    /// Opens what `file` names.
+    ///
+    /// # Errors
+    ///
+    /// Those of openat2(2).
+    pub fn reopen(&self, file: BorrowedFd<'_>, flags: OFlags) -> io::Result<OwnedFd> {
+        resolve(self.0.as_fd(), Path::new(&file.as_raw_fd().to_string()), flags, ResolveFlags::empty())
+    }
+}
 
 /// Opens `path` below `root` as if `root` were `/`: symbolic links, absolute ones included, and `..` stay
 /// inside; links of procfs that jump (magic links) are refused.

@@ -9,23 +9,66 @@ mod sandbox;
 
 pub use sandbox::{Power, Watched};
 
+use std::io;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 
 use agent_protocol::agent as api;
-use agent_protocol::server::Agent;
+use agent_protocol::server::{Agent, create_agent};
 use async_trait::async_trait;
+use futures_core::Stream;
+use tokio::io::{AsyncRead, AsyncWrite};
 use ttrpc::r#async::TtrpcContext;
+use ttrpc::asynchronous::Server;
+use ttrpc::asynchronous::transport::Listener;
 use ttrpc::{Code, Error, get_status};
 
 use crate::container::Containers;
 use crate::failure::{Failure, FailureKind};
+use crate::process::lifeline::{Lifeline, lifeline};
 
-/// What the calls act on.
+/// What the calls of one connection act on.
 pub struct Service {
     /// The containers.
     pub containers: Arc<Containers>,
     /// The guest's power switch.
     pub power: Arc<Power>,
+    /// Cut when the connection closes.
+    lifeline: Lifeline,
+}
+
+impl Service {
+    /// Serves one connection.
+    ///
+    /// # Errors
+    ///
+    /// Never in practice: those of a server without a listener.
+    pub async fn serve<C>(connection: C, containers: Arc<Containers>, power: Arc<Power>) -> ttrpc::Result<()>
+    where
+        C: AsyncRead + AsyncWrite + Send + Sync + Unpin + 'static,
+    {
+        let (holder, mut lifeline) = lifeline();
+        let watched = Watched::new(connection, Arc::clone(&power), holder);
+        let service = Self { containers, power, lifeline: lifeline.clone() };
+        let mut server = Server::new()
+            .add_listener(Listener::new(Once(Some(watched))))
+            .register_service(create_agent(Arc::new(service)));
+        server.start().await?;
+        lifeline.cut().await;
+        Ok(())
+    }
+}
+
+/// A listener that has one connection and ends.
+struct Once<C>(Option<C>);
+
+impl<C: Unpin> Stream for Once<C> {
+    type Item = io::Result<C>;
+
+    fn poll_next(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        Poll::Ready(self.0.take().map(Ok))
+    }
 }
 
 #[async_trait]
@@ -116,6 +159,14 @@ impl Agent for Service {
         request: api::WaitOomRequest,
     ) -> ttrpc::Result<api::WaitOomResponse> {
         resources::wait_oom(&self.containers, &request).await
+    }
+
+    async fn exec_process(
+        &self,
+        _: &TtrpcContext,
+        request: api::ExecProcessRequest,
+    ) -> ttrpc::Result<api::ExecProcessResponse> {
+        process::exec(&self.containers, &self.lifeline, request).await
     }
 
     async fn shutdown(

@@ -17,6 +17,7 @@ use tokio::time::timeout;
 
 use crate::container::Containers;
 use crate::kmsg;
+use crate::process::lifeline::Holder;
 
 /// How long the shim may take to close its connection after the answer.
 const FAREWELL: Duration = Duration::from_millis(100);
@@ -66,23 +67,24 @@ pub(super) async fn shut_down(containers: &Containers, power: &Power) {
     power.turned.notify_one();
 }
 
-/// A connection that tells the power switch when its client has closed it.
+/// A connection that tells the power switch, and the processes that were made on it, when its client has closed it.
 #[derive(Debug)]
 pub struct Watched<C> {
     connection: C,
     power: Arc<Power>,
-    open: bool,
+    /// Until it is closed.
+    open: Option<Holder>,
 }
 
 impl<C> Watched<C> {
-    /// Watches a connection.
-    pub fn new(connection: C, power: Arc<Power>) -> Self {
+    /// Watches a connection on which processes hang by the other end of `holder`.
+    pub fn new(connection: C, power: Arc<Power>, holder: Holder) -> Self {
         power.open.fetch_add(1, Ordering::Relaxed);
-        Self { connection, power, open: true }
+        Self { connection, power, open: Some(holder) }
     }
 
     fn note_closed(&mut self) {
-        if std::mem::take(&mut self.open) {
+        if self.open.take().is_some() {
             self.power.open.fetch_sub(1, Ordering::Relaxed);
             self.power.closed.notify_one();
         }

@@ -20,6 +20,7 @@ pub struct Clone3<'a> {
 }
 
 /// The new process, as its parent sees it.
+#[derive(Debug)]
 pub struct Child {
     /// In the caller's pid namespace.
     pub pid: Pid,

@@ -6,6 +6,7 @@ pub mod bpf;
 pub mod clone3;
 pub mod event_loop;
 pub mod mount_api;
+pub mod namespaces;
 pub mod network;
 pub mod port;
 pub mod signals;

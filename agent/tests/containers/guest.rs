@@ -7,9 +7,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use agent::container::request::ContainerSpec;
+use agent::container::request::{ContainerSpec, ExecSpec};
 use agent::container::{Container, Containers, GuestPlaces};
 use agent::failure::Failure;
+use agent::process::lifeline::lifeline;
 use agent::reaper::{Exit, Reaper};
 use agent::streams::Streams;
 use agent_protocol::agent as api;
@@ -124,6 +125,29 @@ impl Guest {
         Ok(Outcome { exit: exit.unwrap(), stdout: text, stderr: errors })
     }
 
+    /// Executes a program in a container, to its end, without stdin.
+    pub(crate) async fn exec(
+        &self,
+        container: &Arc<Container>,
+        mut request: api::ExecProcessRequest,
+    ) -> Result<Outcome, Failure> {
+        let ((mut stdout, out), (mut stderr, err)) = (self.stream().await, self.stream().await);
+        let streams = api::Streams { stdout: out, stderr: err, ..Default::default() };
+        request.process.mut_or_insert_default().streams = MessageField::some(streams);
+        let (_holder, lifeline) = lifeline();
+        let spec = ExecSpec::from_request(request).unwrap();
+        let process = self.containers.exec(Arc::clone(container), spec, lifeline).await?;
+        let (mut text, mut errors) = (String::new(), String::new());
+        let (exit, read, read_errors) = tokio::join!(
+            process.wait(),
+            stdout.read_to_string(&mut text),
+            stderr.read_to_string(&mut errors)
+        );
+        read.unwrap();
+        read_errors.unwrap();
+        Ok(Outcome { exit: exit.unwrap(), stdout: text, stderr: errors })
+    }
+
     /// Runs a shell script to its end and returns what it wrote; it must succeed.
     pub(crate) async fn shell(&self, script: &str) -> String {
         self.run(shell(script)).await.unwrap().success()
@@ -197,6 +221,13 @@ pub(crate) fn command(args: &[&str]) -> api::CreateContainerRequest {
             .collect(),
         ..Default::default()
     }
+}
+
+/// The request for another process.
+pub(crate) fn exec_of(args: &[&str]) -> api::ExecProcessRequest {
+    let process = command(args).process;
+    let exec_id = format!("exec-{}", NEXT.fetch_add(1, Ordering::Relaxed));
+    api::ExecProcessRequest { exec_id, process, ..Default::default() }
 }
 
 pub(crate) fn mount_of(kind: &str, source: &str, destination: &str, options: &[&str]) -> api::Mount {

@@ -14,6 +14,7 @@
 mod guest;
 
 mod errors;
+mod exec;
 mod filesystem;
 mod hostile;
 mod life;
@@ -32,8 +33,9 @@ fn main() {
     let mut arguments = Arguments::from_args();
     arguments.test_threads = Some(1);
     guest::enter();
-    let groups: [(&str, &[Test]); 9] = [
+    let groups: [(&str, &[Test]); 10] = [
         ("errors", errors::TESTS),
+        ("exec", exec::TESTS),
         ("filesystem", filesystem::TESTS),
         ("hostile", hostile::TESTS),
         ("life", life::TESTS),

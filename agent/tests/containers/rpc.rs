@@ -1,16 +1,14 @@
 //! The service as a client sees it, by ttrpc over a unix socket.
 
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 
-use agent::service::{Power, Service, Watched};
+use agent::service::{Power, Service};
 use agent_protocol::agent as api;
-use agent_protocol::server::{AgentClient, create_agent};
-use futures_core::Stream;
+use agent_protocol::server::AgentClient;
+use protobuf::MessageField;
 use tokio::net::UnixStream;
-use ttrpc::asynchronous::transport::{Listener, Socket};
-use ttrpc::asynchronous::{Client, Server};
+use ttrpc::asynchronous::Client;
+use ttrpc::asynchronous::transport::Socket;
 use ttrpc::{Code, Error, context};
 
 use crate::Test;
@@ -22,32 +20,21 @@ pub(crate) const TESTS: &[Test] = &[
     ("acts_on_what_is_not_there_are_refused_with_their_code", refusals),
     ("shutdown_kills_answers_and_powers_off_when_the_client_has_gone", shutdown),
     ("an_earlier_clients_end_does_not_power_off", earlier_client),
+    ("a_process_that_is_executed_can_be_waited_for_and_signalled", exec),
+    ("a_process_dies_with_the_connection_on_which_it_was_made", exec_lifeline),
+    ("a_process_that_cannot_be_executed_leaves_nothing", exec_failures),
 ];
 
-/// A listener with one connection.
-struct One(Option<Watched<UnixStream>>);
-
-impl Stream for One {
-    type Item = std::io::Result<Watched<UnixStream>>;
-
-    fn poll_next(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        self.0.take().map_or(Poll::Pending, |connection| Poll::Ready(Some(Ok(connection))))
-    }
-}
-
-async fn connect(guest: &Guest) -> (AgentClient, Arc<Power>, Server) {
+fn connect(guest: &Guest) -> (AgentClient, Arc<Power>) {
     let power = Arc::new(Power::default());
-    let (client, server) = serve(guest, &power).await;
-    (client, power, server)
+    (serve(guest, &power), power)
 }
 
-async fn serve(guest: &Guest, power: &Arc<Power>) -> (AgentClient, Server) {
+/// A client with a connection of its own.
+fn serve(guest: &Guest, power: &Arc<Power>) -> AgentClient {
     let (near, far) = UnixStream::pair().unwrap();
-    let service = Service { containers: Arc::clone(&guest.containers), power: Arc::clone(power) };
-    let listener = Listener::new(One(Some(Watched::new(far, Arc::clone(power)))));
-    let mut server = Server::new().add_listener(listener).register_service(create_agent(Arc::new(service)));
-    server.start().await.unwrap();
-    (AgentClient::new(Client::new(Socket::new(near))), server)
+    tokio::spawn(Service::serve(far, Arc::clone(&guest.containers), Arc::clone(power)));
+    AgentClient::new(Client::new(Socket::new(near)))
 }
 
 fn start_of(request: &api::CreateContainerRequest) -> api::StartContainerRequest {
@@ -60,7 +47,7 @@ fn wait_of(request: &api::CreateContainerRequest) -> api::WaitProcessRequest {
 
 fn whole_life() {
     with_guest(async |guest| {
-        let (client, _, _server) = connect(&guest).await;
+        let (client, _) = connect(&guest);
         let request = shell("exit 7");
         let created = client.create_container(context::with_timeout(0), &request).await.unwrap();
         assert!(created.failure.is_none() && created.pid > 1, "{created}");
@@ -74,7 +61,7 @@ fn whole_life() {
 fn failures() {
     use api::failure::Kind;
     with_guest(async |guest| {
-        let (client, _, _server) = connect(&guest).await;
+        let (client, _) = connect(&guest);
         let mut without_root = command(&["true"]);
         without_root.root.clear();
         for (request, kind) in [
@@ -102,7 +89,7 @@ fn code<T: std::fmt::Debug>(answer: ttrpc::Result<T>) -> Code {
 
 fn refusals() {
     with_guest(async |guest| {
-        let (client, _, _server) = connect(&guest).await;
+        let (client, _) = connect(&guest);
         let nobody = api::WaitProcessRequest { container_id: "nobody".to_owned(), ..Default::default() };
         assert_eq!(code(client.wait_process(context::with_timeout(0), &nobody).await), Code::NOT_FOUND);
 
@@ -134,7 +121,7 @@ fn refusals() {
 
 fn shutdown() {
     with_guest(async |guest| {
-        let (client, power, _server) = connect(&guest).await;
+        let (client, power) = connect(&guest);
         let request = command(&["sleep", "1000"]);
         client.create_container(context::with_timeout(0), &request).await.unwrap();
         client.start_container(context::with_timeout(0), &start_of(&request)).await.unwrap();
@@ -148,14 +135,128 @@ fn shutdown() {
 
 fn earlier_client() {
     with_guest(async |guest| {
-        let (client, power, _server) = connect(&guest).await;
+        let (client, power) = connect(&guest);
         drop(client);
-        let (client, _server) = serve(&guest, &power).await;
+        let client = serve(&guest, &power);
         client.shutdown(context::with_timeout(0), &api::ShutdownRequest::new()).await.unwrap();
         tokio::time::pause();
         let before = tokio::time::Instant::now();
         power.may_go_off().await;
         assert!(before.elapsed() >= std::time::Duration::from_millis(100), "did not wait for its client");
         tokio::time::resume();
+    });
+}
+
+fn exec_of(container: &api::CreateContainerRequest, id: &str, args: &[&str]) -> api::ExecProcessRequest {
+    api::ExecProcessRequest {
+        container_id: container.container_id.clone(),
+        exec_id: id.to_owned(),
+        process: MessageField::some(api::Process {
+            args: args.iter().map(|&arg| arg.to_owned()).collect(),
+            env: vec!["PATH=/bin".to_owned()],
+            cwd: "/".to_owned(),
+            ..Default::default()
+        }),
+        ..Default::default()
+    }
+}
+
+fn wait_for(exec: &api::ExecProcessRequest) -> api::WaitProcessRequest {
+    api::WaitProcessRequest {
+        container_id: exec.container_id.clone(),
+        exec_id: exec.exec_id.clone(),
+        ..Default::default()
+    }
+}
+
+/// A container that sleeps.
+async fn start_sleeper(client: &AgentClient) -> api::CreateContainerRequest {
+    let request = command(&["sleep", "1000"]);
+    client.create_container(context::with_timeout(0), &request).await.unwrap();
+    client.start_container(context::with_timeout(0), &start_of(&request)).await.unwrap();
+    request
+}
+
+fn exec() {
+    with_guest(async |guest| {
+        let (client, _) = connect(&guest);
+        let container = start_sleeper(&client).await;
+        let (exits, sleeps) =
+            (exec_of(&container, "a", &["sh", "-c", "exit 7"]), exec_of(&container, "b", &["sleep", "1000"]));
+        for request in [&exits, &sleeps] {
+            let answer = client.exec_process(context::with_timeout(0), request).await.unwrap();
+            assert!(answer.failure.is_none() && answer.pid > 1, "{answer}");
+        }
+        // Another connection may wait, too.
+        let other = serve(&guest, &Arc::new(Power::default()));
+        for client in [&client, &other] {
+            let ended = client.wait_process(context::with_timeout(0), &wait_for(&exits)).await.unwrap();
+            assert_eq!(ended.exited(), 7);
+        }
+        let taken = client.exec_process(context::with_timeout(0), &sleeps).await.unwrap();
+        assert!(taken.failure.message.contains("already has a process \"b\""), "{taken}");
+        let signal = api::SignalProcessRequest {
+            container_id: container.container_id.clone(),
+            exec_id: "b".to_owned(),
+            signal: 15,
+            ..Default::default()
+        };
+        client.signal_process(context::with_timeout(0), &signal).await.unwrap();
+        let ended = client.wait_process(context::with_timeout(0), &wait_for(&sleeps)).await.unwrap();
+        assert_eq!(ended.signaled(), 15);
+        let late = client.signal_process(context::with_timeout(0), &signal).await;
+        assert_eq!(code(late), Code::FAILED_PRECONDITION);
+    });
+}
+
+fn exec_lifeline() {
+    with_guest(async |guest| {
+        let (client, power) = connect(&guest);
+        let container = start_sleeper(&client).await;
+        let proxy = serve(&guest, &power);
+        let request = exec_of(&container, "x", &["sleep", "1000"]);
+        proxy.exec_process(context::with_timeout(0), &request).await.unwrap();
+        let (wait, context) = (wait_for(&request), context::with_timeout(0));
+        let watcher = client.wait_process(context, &wait);
+        let (ended, ()) = tokio::join!(watcher, async { drop(proxy) });
+        assert_eq!(ended.unwrap().signaled(), 9);
+        // Nobody keeps it in mind.
+        loop {
+            match client.wait_process(context::with_timeout(0), &wait).await {
+                Ok(ended) => assert_eq!(ended.signaled(), 9),
+                gone => break assert_eq!(code(gone), Code::NOT_FOUND),
+            }
+        }
+        let container = guest.containers.find(&container.container_id).unwrap();
+        assert!(!container.process("").unwrap().is_over());
+    });
+}
+
+fn exec_failures() {
+    use api::failure::Kind;
+    with_guest(async |guest| {
+        let (client, _) = connect(&guest);
+        let container = start_sleeper(&client).await;
+        for (args, kind, message) in [
+            (
+                &["foo"][..],
+                Kind::KIND_EXECUTABLE_NOT_FOUND,
+                "exec: \"foo\": executable file not found in $PATH",
+            ),
+            (
+                &["/etc/passwd"],
+                Kind::KIND_EXECUTABLE_NOT_PERMITTED,
+                "exec: \"/etc/passwd\": permission denied",
+            ),
+            (&[], Kind::KIND_INVALID_REQUEST, "the request has no process.args"),
+        ] {
+            let request = exec_of(&container, "x", args);
+            let answer = client.exec_process(context::with_timeout(0), &request).await.unwrap();
+            assert_eq!((answer.failure.kind, &*answer.failure.message), (kind.into(), message));
+            let gone = client.wait_process(context::with_timeout(0), &wait_for(&request)).await;
+            assert_eq!(code(gone), Code::NOT_FOUND);
+        }
+        let nobody = api::ExecProcessRequest { container_id: "nobody".to_owned(), ..Default::default() };
+        assert_eq!(code(client.exec_process(context::with_timeout(0), &nobody).await), Code::NOT_FOUND);
     });
 }

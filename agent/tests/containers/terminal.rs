@@ -78,7 +78,13 @@ fn new_size() {
         let script = "trap 'stty size; exit 0' WINCH; echo ready; while :; do read x; done";
         let (container, mut stream) = start(&guest, script, 0).await;
         read_until(&mut stream, "ready").await;
-        container.terminal().unwrap().resize(WindowSize { columns: 132, rows: 50 }).unwrap();
+        container
+            .process("")
+            .unwrap()
+            .terminal()
+            .unwrap()
+            .resize(WindowSize { columns: 132, rows: 50 })
+            .unwrap();
         read_until(&mut stream, "50 132").await;
         assert_eq!(container.wait().await, Some(Exit::Code(0)));
     });

@@ -88,6 +88,7 @@ calls! {
     ListProcessesRequest -> ListProcessesResponse: "ListProcesses";
     ContainerStatsRequest -> ContainerStatsResponse: "ContainerStats";
     WaitOomRequest -> WaitOomResponse: "WaitOom";
+    ExecProcessRequest -> ExecProcessResponse: "ExecProcess";
     ShutdownRequest -> ShutdownResponse: "Shutdown";
 }
 

@@ -1,7 +1,12 @@
 //! From the protocol's request to a checked description. Whatever the shim sends, nothing unchecked gets past
 //! here: the shim and the agent trust each other as little as two programs across a network.
 
+mod exec;
+mod process;
 pub mod resources;
+
+pub use exec::ExecSpec;
+pub use process::window_size;
 
 use std::ffi::CString;
 use std::path::Path;
@@ -12,8 +17,6 @@ use protobuf::MessageField;
 use crate::container::limits::Resources;
 use crate::container::namespaces::Namespaces;
 use crate::process::ProcessSpec;
-use crate::process::console::WindowSize;
-use crate::process::stdio::Tokens;
 use crate::rootfs::masks::Masks;
 use crate::rootfs::mounts::{Mount, Source};
 use crate::rootfs::nodes::Node;
@@ -21,7 +24,6 @@ use crate::rootfs::options::{MountOptions, OptionError};
 use crate::rootfs::path::clean;
 use crate::rootfs::propagation::Propagation;
 use crate::security::sysctl::Sysctl;
-use crate::security::user::{MOST_GROUPS, User, valid};
 
 /// Of a container's id; a cgroup and a directory are named by it.
 const LONGEST_ID: usize = 255;
@@ -35,9 +37,6 @@ const LONGEST_PATH: usize = 4095;
 /// sethostname(2).
 const LONGEST_HOSTNAME: usize = 64;
 
-/// The default of runc and of the specification's examples.
-const DEFAULT_UMASK: u32 = 0o022;
-
 /// A container to be made, checked.
 #[derive(Clone, Debug)]
 pub struct ContainerSpec {
@@ -45,8 +44,6 @@ pub struct ContainerSpec {
     pub id: String,
     /// The workload.
     pub process: ProcessSpec,
-    /// Its stdio.
-    pub tokens: Tokens,
     /// Below the share.
     pub root: String,
     /// Whether the workload may not write to it.
@@ -117,7 +114,6 @@ impl ContainerSpec {
     pub fn from_request(request: agent::CreateContainerRequest) -> Result<Self, RequestError> {
         let process = required(request.process, "process")?;
         let root = required(request.root, "root")?;
-        let tokens = tokens(&process)?;
         let namespaces = namespaces(&request.namespaces)?;
         let named = !request.hostname.is_empty() || !request.domainname.is_empty();
         if named && !namespaces.uts {
@@ -131,9 +127,8 @@ impl ContainerSpec {
             return Err(RequestError::TooMany("mounts"));
         }
         Ok(Self {
-            id: container_id(request.container_id)?,
-            process: process_spec(process)?,
-            tokens,
+            id: name("container id", request.container_id)?,
+            process: process::process_spec(process)?,
             root: share_path(root.share_path)?,
             readonly: root.readonly,
             mounts: request.mounts.into_iter().map(mount).collect::<Result<_, _>>()?,
@@ -149,106 +144,21 @@ impl ContainerSpec {
     }
 }
 
-/// Checks a window size.
-///
-/// # Errors
-///
-/// [`RequestError::Invalid`] if a side is over 65535.
-pub fn window_size(size: &agent::WindowSize) -> Result<WindowSize, RequestError> {
-    let side = |value: u32| {
-        u16::try_from(value).map_err(|_range| invalid("window size", &value.to_string(), "at most 65535"))
-    };
-    Ok(WindowSize { columns: side(size.columns)?, rows: side(size.rows)? })
-}
-
 fn required<T>(field: MessageField<T>, name: &'static str) -> Result<T, RequestError> {
     field.into_option().ok_or(RequestError::Missing(name))
 }
 
-fn container_id(id: String) -> Result<String, RequestError> {
+/// Of a container or a process.
+fn name(field: &'static str, id: String) -> Result<String, RequestError> {
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"_.+-".contains(&byte);
     if id.is_empty()
         || id.len() > LONGEST_ID
         || !id.bytes().all(allowed)
         || id.bytes().all(|byte| byte == b'.')
     {
-        return Err(invalid("container id", &id, "1 to 255 of letters, digits and _.+- are allowed"));
+        return Err(invalid(field, &id, "1 to 255 of letters, digits and _.+- are allowed"));
     }
     Ok(id)
-}
-
-fn process_spec(process: agent::Process) -> Result<ProcessSpec, RequestError> {
-    if process.args.is_empty() {
-        return Err(RequestError::Missing("process.args"));
-    }
-    let terminal = match (process.terminal, process.console_size.as_ref()) {
-        (true, Some(size)) => Some(window_size(size)?),
-        (true, None) => Some(WindowSize::default()),
-        (false, _) => None,
-    };
-    let args =
-        process.args.into_iter().map(|text| c_string("process.args", text)).collect::<Result<_, _>>()?;
-    let user = process.user.into_option().unwrap_or_default();
-    let umask = user.umask.unwrap_or(DEFAULT_UMASK);
-    if umask > 0o777 {
-        return Err(invalid("process.user.umask", &format!("{umask:o}"), "at most 777 octal"));
-    }
-    Ok(ProcessSpec {
-        args,
-        env: environment(process.env)?,
-        cwd: absolute("process.cwd", &process.cwd)?,
-        user: self::user(user)?,
-        umask,
-        terminal,
-    })
-}
-
-/// As in a shell, the last of several settings of a name counts; each keeps the place of its first.
-fn environment(variables: Vec<String>) -> Result<Vec<CString>, RequestError> {
-    let mut places = std::collections::HashMap::new();
-    let mut kept: Vec<CString> = Vec::new();
-    for variable in variables {
-        let Some((name, _)) = variable.split_once('=').filter(|(name, _)| !name.is_empty()) else {
-            return Err(invalid("process.env", &variable, "NAME=value is needed"));
-        };
-        let place = *places.entry(name.to_owned()).or_insert(kept.len());
-        let variable = c_string("process.env", variable)?;
-        match kept.get_mut(place) {
-            Some(earlier) => *earlier = variable,
-            None => kept.push(variable),
-        }
-    }
-    Ok(kept)
-}
-
-fn user(user: agent::User) -> Result<User, RequestError> {
-    if user.additional_gids.len() > MOST_GROUPS {
-        return Err(RequestError::TooMany("process.user.additionalGids"));
-    }
-    if let Some(id) = [user.uid, user.gid].iter().chain(&user.additional_gids).find(|id| !valid(**id)) {
-        return Err(invalid("process.user", &id.to_string(), "that number means no user"));
-    }
-    if user.username.contains([':', '\n', '\0']) {
-        return Err(invalid("process.user.username", &user.username, "no user can have that name"));
-    }
-    let name = (!user.username.is_empty()).then_some(user.username);
-    Ok(User { uid: user.uid, gid: user.gid, additional_gids: user.additional_gids, name })
-}
-
-fn tokens(process: &agent::Process) -> Result<Tokens, RequestError> {
-    let streams = process.streams.clone().unwrap_or_default();
-    let tokens = Tokens {
-        stdin: streams.stdin,
-        stdout: streams.stdout,
-        stderr: streams.stderr,
-        terminal: streams.terminal,
-    };
-    let piped = [tokens.stdin, tokens.stdout, tokens.stderr].iter().any(|&token| token != 0);
-    match (process.terminal, tokens.terminal) {
-        (true, _) if piped => Err(invalid("streams", "stdin, stdout, stderr", "a terminal has one stream")),
-        (false, 1..) => Err(invalid("streams", "terminal", "the process has no terminal")),
-        _ => Ok(tokens),
-    }
 }
 
 fn mount(mount: agent::Mount) -> Result<Mount, RequestError> {
@@ -315,11 +225,15 @@ fn hostname(name: String) -> Result<String, RequestError> {
     Ok(name)
 }
 
-/// A path below the share: relative, and nothing in it that climbs.
 fn share_path(path: String) -> Result<String, RequestError> {
+    relative("share path", path)
+}
+
+/// A path below something: relative, and nothing in it that climbs.
+fn relative(field: &'static str, path: String) -> Result<String, RequestError> {
     let climbs = path.split('/').any(|name| name.is_empty() || name == "." || name == "..");
     if climbs || path.len() > LONGEST_PATH || path.contains('\0') {
-        return Err(invalid("share path", &path, "a relative path without empty names, . and .. is needed"));
+        return Err(invalid(field, &path, "a relative path without empty names, . and .. is needed"));
     }
     Ok(path)
 }

@@ -1,0 +1,36 @@
+//! Entering the namespaces of another process.
+
+use std::io;
+use std::os::fd::BorrowedFd;
+
+use nix::sched::{CloneFlags, setns};
+use rustix::fs::{CWD, Mode, OFlags};
+
+use crate::kmsg;
+
+/// Enters namespaces of the process that `pidfd` names, all or none of them; `flags` are those of clone(2).
+///
+/// # Errors
+///
+/// Those of setns(2): `ESRCH` when the process has ended.
+pub fn join(pidfd: BorrowedFd<'_>, flags: u64) -> io::Result<()> {
+    let flags = CloneFlags::from_bits_retain(i32::try_from(flags).map_err(io::Error::other)?);
+    Ok(setns(pidfd, flags)?)
+}
+
+/// Does `act`, whose children are born into the pid namespace of the process that `pidfd` names.
+///
+/// # Errors
+///
+/// Those of setns(2): `ESRCH` when the process has ended. `act` has not been done then.
+pub fn with_children_in<T>(pidfd: BorrowedFd<'_>, act: impl FnOnce() -> T) -> io::Result<T> {
+    let own = rustix::fs::openat(CWD, "/proc/self/ns/pid", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+    setns(pidfd, CloneFlags::CLONE_NEWPID)?;
+    let result = act();
+    if let Err(error) = setns(&own, CloneFlags::CLONE_NEWPID) {
+        // Every container from now on would be born into this one.
+        kmsg::fatal(&format!("cannot return to the agent's pid namespace: {error}"));
+        std::process::abort();
+    }
+    Ok(result)
+}
