@@ -5,6 +5,9 @@ use agent_protocol::agent::failure;
 /// This program's own errors.
 pub(crate) const OWN_ERROR: u8 = 1;
 
+/// `exec` failed, as runc tells it.
+pub(crate) const EXEC_FAILED: u8 = 255;
+
 /// The workload cannot be executed.
 pub(crate) const NOT_EXECUTABLE: u8 = 126;
 

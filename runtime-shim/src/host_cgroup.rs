@@ -6,6 +6,8 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
 
 /// Where the kernel shows what is mounted (proc(5)).
 const MOUNTS: &str = "/proc/self/mountinfo";
@@ -16,6 +18,9 @@ pub(crate) enum CgroupError {
     /// The path.
     #[error("linux.cgroupsPath `{0}` must not contain `..`")]
     Path(String),
+    /// No path.
+    #[error("linux.cgroupsPath `{0}` names the root of the hierarchy, not a cgroup")]
+    Root(String),
     /// The driver.
     #[error(
         "linux.cgroupsPath `{0}` is of the systemd cgroup driver, which is not supported yet; choose cgroupfs"
@@ -60,6 +65,9 @@ pub(crate) fn plan(cgroups_path: Option<&Path>, id: &str) -> Result<Vec<PathBuf>
     if path.components().any(|component| component == std::path::Component::ParentDir) {
         return Err(CgroupError::Path(text));
     }
+    if path.components().all(|component| component == std::path::Component::RootDir) {
+        return Err(CgroupError::Root(text));
+    }
     if !text.contains('/') && text.matches(':').count() == 2 {
         return Err(CgroupError::Systemd(text));
     }
@@ -78,23 +86,35 @@ pub(crate) fn join(folders: &[PathBuf]) -> Result<(), CgroupError> {
     Ok(())
 }
 
-/// Removes the folders and what a workload's engine made below them.
+/// How long processes that end may keep a cgroup from being removed: proxies of a container that was killed.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Removes the folders and what an engine made below them.
 pub(crate) fn remove(folders: &[PathBuf]) -> Result<(), CgroupError> {
-    folders.iter().try_for_each(|folder| remove_tree(folder))
+    let deadline = Instant::now() + PATIENCE;
+    folders.iter().try_for_each(|folder| remove_tree(folder, deadline))
 }
 
-fn remove_tree(folder: &Path) -> Result<(), CgroupError> {
+fn remove_tree(folder: &Path, deadline: Instant) -> Result<(), CgroupError> {
     let entries = match fs::read_dir(folder) {
         Ok(entries) => entries,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(error) => return Err(failed("read", folder)(error)),
     };
     for entry in entries.flatten().filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())) {
-        remove_tree(&entry.path())?;
+        remove_tree(&entry.path(), deadline)?;
     }
-    match fs::remove_dir(folder) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed("remove", folder)(error)),
-        _ => Ok(()),
+    loop {
+        match fs::remove_dir(folder) {
+            // The kernel tells nobody when the last process has left a cgroup of version 1.
+            Err(error) if error.kind() == io::ErrorKind::ResourceBusy && Instant::now() < deadline => {
+                thread::sleep(Duration::from_millis(5));
+            }
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(failed("remove", folder)(error));
+            }
+            _ => return Ok(()),
+        }
     }
 }
 
@@ -188,6 +208,7 @@ mod tests {
     fn paths_stay_below_the_hierarchy_and_systemds_are_refused() {
         let plan = |path: &str| super::plan(Some(Path::new(path)), "id");
         assert!(matches!(plan("/a/../../b"), Err(CgroupError::Path(_))));
+        assert!(matches!(plan("/"), Err(CgroupError::Root(_))));
         assert!(matches!(plan("system.slice:docker:abc"), Err(CgroupError::Systemd(_))));
         assert!(plan("/docker/abc").unwrap().iter().all(|folder| folder.ends_with("docker/abc")));
         assert!(plan("").unwrap().iter().all(|folder| folder.ends_with("id")));

@@ -46,7 +46,8 @@ pub(crate) fn create_request(
     })
 }
 
-fn process(spec: &Process, streams: proto::Streams) -> proto::Process {
+/// A process of a checked specification.
+pub(crate) fn process(spec: &Process, streams: proto::Streams) -> proto::Process {
     let user = spec.user();
     proto::Process {
         args: spec.args().clone().unwrap_or_default(),

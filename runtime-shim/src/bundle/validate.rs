@@ -103,7 +103,8 @@ fn check_linux(spec: &Spec) -> Result<(), SpecError> {
     Ok(())
 }
 
-fn check_process(process: &Process) -> Result<(), SpecError> {
+/// Checks a process, that of a configuration or one for `exec`.
+pub(crate) fn check_process(process: &Process) -> Result<(), SpecError> {
     let args = process.args().as_deref().unwrap_or_default();
     match args.first() {
         None => return Err(SpecError::Empty("process.args".into())),

@@ -1,5 +1,6 @@
 //! `create`: makes a container, all but the execution of its workload. Boots its machine.
 
+use anyhow::anyhow;
 use clap::Args;
 
 use super::flags::{Global, Making};
@@ -24,8 +25,9 @@ pub(super) fn main(arguments: &Arguments, global: &Global) -> Result<u8, Failure
 pub(super) fn make(making: &Making, global: &Global, parent: Parent) -> Result<Made, Failure> {
     if global.systemd_cgroup {
         let text = "--systemd-cgroup is not supported yet; let the engine use the cgroup driver cgroupfs";
-        return Err(anyhow::anyhow!(text).into());
+        return Err(anyhow!(text).into());
     }
+    refuse_descriptors(making.preserve_fds)?;
     make::make(
         &global.store(),
         &Order {
@@ -33,7 +35,6 @@ pub(super) fn make(making: &Making, global: &Global, parent: Parent) -> Result<M
             bundle: &making.bundle,
             console_socket: making.console_socket.as_deref(),
             pid_file: making.pid_file.as_deref(),
-            preserve_fds: making.preserve_fds,
             config: global.config.as_deref(),
             log: global.log.as_deref(),
             log_format: global.log_format,
@@ -41,4 +42,17 @@ pub(super) fn make(making: &Making, global: &Global, parent: Parent) -> Result<M
             parent,
         },
     )
+}
+
+/// A descriptor is of this kernel, and the workload has another.
+pub(super) fn refuse_descriptors(preserve_fds: u32) -> Result<(), Failure> {
+    const REASON: &str = "descriptors of the host cannot be handed to a virtual machine";
+    let listen_fds = std::env::var("LISTEN_FDS").unwrap_or_default();
+    if preserve_fds > 0 {
+        return Err(anyhow!("--preserve-fds {preserve_fds} is not supported: {REASON}").into());
+    }
+    if !["", "0"].contains(&listen_fds.as_str()) {
+        return Err(anyhow!("LISTEN_FDS={listen_fds} is not supported: {REASON}").into());
+    }
+    Ok(())
 }

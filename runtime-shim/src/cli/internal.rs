@@ -3,10 +3,10 @@
 use clap::Args;
 
 use crate::failure::Failure;
-use crate::monitor::detached;
+use crate::monitor::{detached, proxy};
 use crate::sandbox::inherited_fds::take_inherited_fd;
 
-/// Watch a container (started by `create`)
+/// Watch a container or a process of one (started by `create` and `exec`)
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
     #[arg(long)]
@@ -19,4 +19,10 @@ pub(super) fn monitor(arguments: &Arguments) -> Result<u8, Failure> {
     let plan = take_inherited_fd(arguments.plan_fd)?;
     let socket = take_inherited_fd(arguments.socket_fd)?;
     Ok(detached::main(plan, socket))
+}
+
+pub(super) fn proxy(arguments: &Arguments) -> Result<u8, Failure> {
+    let plan = take_inherited_fd(arguments.plan_fd)?;
+    let socket = take_inherited_fd(arguments.socket_fd)?;
+    Ok(proxy::main(plan, socket))
 }

@@ -4,15 +4,23 @@
 //! words where engines read them.
 
 mod arguments;
+mod checkpoint;
 mod create;
 mod delete;
+mod events;
+mod exec;
+mod features;
 mod flags;
 mod internal;
 mod kill;
 mod list;
+mod pause;
+mod ps;
 mod run;
+mod spec;
 mod start;
 mod state;
+mod update;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
@@ -46,14 +54,29 @@ enum Command {
     State(state::Arguments),
     Kill(kill::Arguments),
     Delete(delete::Arguments),
+    Exec(exec::Arguments),
     List(list::Arguments),
+    Ps(ps::Arguments),
+    Pause(pause::PauseArguments),
+    Resume(pause::ResumeArguments),
+    Update(update::Arguments),
+    Events(events::Arguments),
+    Spec(spec::Arguments),
+    Features(features::Arguments),
+    Checkpoint(checkpoint::Arguments),
+    Restore(checkpoint::Arguments),
     #[command(hide = true)]
     Monitor(internal::Arguments),
+    #[command(hide = true)]
+    Proxy(internal::Arguments),
 }
 
 /// Parses the command line and obeys; returns the exit status.
 pub(crate) fn main() -> u8 {
-    let command = Arguments::command();
+    // As with Go's flags, the last one counts.
+    let command = Arguments::command()
+        .args_override_self(true)
+        .mut_subcommands(|command| command.args_override_self(true));
     let words = arguments::normalize(&command, std::env::args_os());
     let parsed =
         command.try_get_matches_from(words).and_then(|matches| Arguments::from_arg_matches(&matches));
@@ -103,6 +126,16 @@ fn obey(command: Command, global: &Global) -> Result<u8, Failure> {
         Command::Kill(arguments) => kill::main(&arguments, global),
         Command::Delete(arguments) => delete::main(&arguments, global),
         Command::List(arguments) => list::main(&arguments, global),
+        Command::Exec(arguments) => exec::main(&arguments, global),
+        Command::Ps(arguments) => ps::main(&arguments, global),
+        Command::Pause(arguments) => pause::pause(&arguments, global),
+        Command::Resume(arguments) => pause::resume(&arguments, global),
+        Command::Update(arguments) => update::main(&arguments, global),
+        Command::Events(arguments) => events::main(&arguments, global),
+        Command::Spec(arguments) => spec::main(&arguments, global),
+        Command::Features(arguments) => features::main(&arguments, global),
+        Command::Checkpoint(arguments) | Command::Restore(arguments) => checkpoint::refuse(&arguments),
+        Command::Proxy(arguments) => internal::proxy(&arguments),
         Command::Monitor(arguments) => internal::monitor(&arguments),
     }
 }

@@ -28,7 +28,6 @@ pub(crate) struct Order<'a> {
     pub(crate) bundle: &'a Path,
     pub(crate) console_socket: Option<&'a Path>,
     pub(crate) pid_file: Option<&'a Path>,
-    pub(crate) preserve_fds: u32,
     pub(crate) config: Option<&'a Path>,
     pub(crate) log: Option<&'a Path>,
     pub(crate) log_format: LogFormat,
@@ -48,7 +47,6 @@ pub(crate) struct Made {
 
 /// Makes it.
 pub(crate) fn make(store: &Store, order: &Order<'_>) -> Result<Made, Failure> {
-    refuse_descriptors(order.preserve_fds)?;
     withhold_inherited_fds()?;
     let bundle = load::load(order.bundle)?;
     check_console(&bundle, order)?;
@@ -67,18 +65,6 @@ pub(crate) fn make(store: &Store, order: &Order<'_>) -> Result<Made, Failure> {
             Err(failure)
         }
     }
-}
-
-/// A descriptor is of this kernel, and the workload has another.
-fn refuse_descriptors(preserve_fds: u32) -> Result<(), Failure> {
-    let listen_fds = std::env::var("LISTEN_FDS").unwrap_or_default();
-    if preserve_fds > 0 {
-        return Err(anyhow!("--preserve-fds {preserve_fds} is not supported: descriptors of the host cannot be handed to a virtual machine").into());
-    }
-    if !["", "0"].contains(&listen_fds.as_str()) {
-        return Err(anyhow!("LISTEN_FDS={listen_fds} is not supported: descriptors of the host cannot be handed to a virtual machine").into());
-    }
-    Ok(())
 }
 
 /// In runc's words.
@@ -140,7 +126,9 @@ fn await_creation(launched: &Launched) -> Result<(), Failure> {
             Some((Announcement::Failed { message, exit_code }, _)) => {
                 return Err(Failure { error: anyhow!(message), exit_code });
             }
-            None => return Err(anyhow!("the container's monitor died while it made the container").into()),
+            Some((Announcement::Running { .. }, _)) | None => {
+                return Err(anyhow!("the container's monitor died while it made the container").into());
+            }
         }
     }
 }

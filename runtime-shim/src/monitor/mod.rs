@@ -12,6 +12,7 @@ pub(crate) mod ending;
 pub(crate) mod events;
 pub(crate) mod launch;
 pub(crate) mod plan;
+pub(crate) mod proxy;
 pub(crate) mod relay;
 pub(crate) mod signals;
 pub(crate) mod workload;

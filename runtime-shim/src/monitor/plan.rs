@@ -1,10 +1,10 @@
-//! What `create` tells the monitor, and what the monitor tells `create`.
+//! What `create` and `exec` tell the process that they start, and what it tells them.
 
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
-use oci_spec::runtime::Spec;
+use oci_spec::runtime::{Process, Spec};
 use serde::{Deserialize, Serialize};
 
 use crate::control::message::{receive, send};
@@ -29,7 +29,26 @@ pub(crate) struct MonitorPlan {
     pub(crate) cgroups: Vec<PathBuf>,
 }
 
-/// The monitor, to `create`.
+/// A process to be made in a container that runs. `exec` has read and checked all of it.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct ExecPlan {
+    /// The container's folder, absolute.
+    pub(crate) folder: PathBuf,
+    /// The process.
+    pub(crate) process: Process,
+    /// Its cgroup in the guest, below the container's.
+    pub(crate) cgroup: String,
+    /// Whether a paused container will do.
+    pub(crate) ignore_paused: bool,
+    /// `--log`, absolute.
+    pub(crate) log: Option<PathBuf>,
+    /// `--log-format`.
+    pub(crate) log_format: LogFormat,
+    /// The container's cgroups on the host.
+    pub(crate) cgroups: Vec<PathBuf>,
+}
+
+/// The process that was started, to the command that started it.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Announcement {
@@ -37,6 +56,11 @@ pub(crate) enum Announcement {
     Prepared,
     /// The container is there.
     Created,
+    /// The process of `exec` runs.
+    Running {
+        /// The proxy's own number.
+        pid: u32,
+    },
     /// It is not, and nothing is left of it but its folder.
     Failed {
         /// Why.

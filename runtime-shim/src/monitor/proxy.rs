@@ -1,0 +1,133 @@
+//! The host process that stands for a process of `exec`: it has its streams and terminal, passes signals on, and ends
+//! as it does. Killed, it takes the process along: the agent kills what a closed connection has made.
+//!
+//! With `--detach` it is a process of its own, started by [`super::launch`]; else the command itself.
+
+use std::fs::File;
+use std::os::fd::OwnedFd;
+
+use agent_protocol::agent as proto;
+use agent_protocol::{AGENT_PORT, STREAM_PORT};
+use protobuf::MessageField;
+
+use super::boot::introduce;
+use super::ending;
+use super::plan::{Announcement, Creator, ExecPlan};
+use super::signals::Signals;
+use super::workload::{CONTAINER_ID, OnSignal, ProcessEnd, Workload, refused};
+use crate::bundle::to_agent;
+use crate::container::store::Folder;
+use crate::control::client::connect_to_guest;
+use crate::control::message::cut;
+use crate::failure::Failure;
+use crate::host_cgroup;
+use crate::io::streams::{self, Streams};
+use crate::io::terminal::{self, RawMode};
+use crate::report::{self, EngineLog, Stderr};
+use crate::sandbox::agent_client::AgentClient;
+use crate::sandbox::inherited_fds::withhold_inherited_fds;
+
+/// Reads the plan and follows it; returns the status with which to exit.
+pub(crate) fn main(plan: OwnedFd, socket: OwnedFd) -> u8 {
+    let mut creator = Some(Creator(socket));
+    let end = detached(plan, &mut creator);
+    match (end, creator) {
+        (Ok(end), _) => ending::follow(end),
+        (Err(failure), Some(creator)) => {
+            let message = cut(&report::chain(failure.error.as_ref()));
+            // A creator that has gone has nobody to tell either.
+            let _ = creator.announce(&Announcement::Failed { message, exit_code: failure.exit_code });
+            failure.exit_code
+        }
+        (Err(failure), None) => {
+            report::error(failure.error.as_ref());
+            failure.exit_code
+        }
+    }
+}
+
+fn detached(plan: OwnedFd, creator: &mut Option<Creator>) -> Result<ProcessEnd, Failure> {
+    withhold_inherited_fds()?;
+    ending::forbid_core();
+    let plan: ExecPlan = serde_json::from_reader(File::from(plan))?;
+    let log = plan.log.as_deref().map(report::open_log).transpose()?;
+    report::speak_to_engine(EngineLog { file: log, format: plan.log_format, stderr: Stderr::Containers });
+    run(&plan, |pid| {
+        if let Some(creator) = creator.take() {
+            creator.announce(&Announcement::Running { pid })?;
+        }
+        Ok(())
+    })
+}
+
+/// Runs the process to its end. `started` is told this process's id once the program has been executed.
+pub(crate) fn run(
+    plan: &ExecPlan,
+    started: impl FnOnce(u32) -> Result<(), Failure>,
+) -> Result<ProcessEnd, Failure> {
+    let folder = Folder::open(plan.folder.clone())?;
+    host_cgroup::join(&plan.cgroups)?;
+    let signals = Signals::block()?;
+    let agent = AgentClient::new(connect_to_guest(&folder, AGENT_PORT)?)?;
+    let wants_terminal = plan.process.terminal().unwrap_or(false);
+    let (streams, tokens) = connect_streams(&folder, wants_terminal)?;
+    let raw_mode = if wants_terminal { Some(RawMode::enter()?) } else { None };
+    let (input, outputs) = streams.start()?;
+
+    // Unique among those of this container, as the process's number is on this host.
+    let exec_id = format!("exec-{}", std::process::id());
+    let mut workload = Workload { sandbox: None, signals: &signals, agent, exec_id };
+    let mut process = to_agent::process(&plan.process, tokens);
+    if wants_terminal
+        && let Ok(size) = terminal::size()
+        && size.columns > 0
+        && size.rows > 0
+    {
+        process.console_size = MessageField::some(size);
+    }
+    let request = proto::ExecProcessRequest {
+        container_id: CONTAINER_ID.into(),
+        exec_id: workload.exec_id.clone(),
+        process: MessageField::some(process),
+        cgroup: plan.cgroup.clone(),
+        ignore_paused: plan.ignore_paused,
+        ..Default::default()
+    };
+    let answer = workload.call(&request, OnSignal::Abort).map_err(Failure::of_monitor)?;
+    refused(answer.failure).map_err(Failure::of_monitor)?;
+    let pending = workload.ask_for_end().map_err(Failure::of_monitor)?;
+    started(std::process::id())?;
+    input.start()?;
+    let end = workload.wait_for_end(&pending).map_err(Failure::of_monitor)?;
+    workload.drain(&outputs).map_err(Failure::of_monitor)?;
+    drop(raw_mode);
+    Ok(end)
+}
+
+/// The same as for the container's init, but each connection comes from the monitor.
+fn connect_streams(folder: &Folder, terminal: bool) -> Result<(Streams, proto::Streams), Failure> {
+    let connect = || -> Result<_, Failure> {
+        let socket = connect_to_guest(folder, STREAM_PORT)?;
+        introduce(socket).map_err(Failure::of_monitor)
+    };
+    if terminal {
+        let (socket, token) = connect()?;
+        return Ok((Streams::Terminal(socket), proto::Streams { terminal: token, ..Default::default() }));
+    }
+    let mut tokens = [0; 3];
+    let mut sockets = [None, None, None];
+    for ((wanted, token), socket) in streams::connected().into_iter().zip(&mut tokens).zip(&mut sockets) {
+        if wanted {
+            let (connected, random) = connect()?;
+            (*socket, *token) = (Some(connected), random);
+        }
+    }
+    let ([stdin, stdout, stderr], [stdin_token, stdout_token, stderr_token]) = (sockets, tokens);
+    let tokens = proto::Streams {
+        stdin: stdin_token,
+        stdout: stdout_token,
+        stderr: stderr_token,
+        ..Default::default()
+    };
+    Ok((Streams::Separate { stdin, stdout, stderr }, tokens))
+}
