@@ -4,7 +4,7 @@ use std::io::Read;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 
 use crate::Deadline;
 
@@ -46,11 +46,23 @@ impl Output {
     /// Waits until `text` is in it.
     ///
     /// # Errors
-    /// When it is not by the deadline, with what has come instead.
+    /// When it is not by the deadline or at the end of the output, with what has come instead.
     pub fn wait_for(&self, text: &str, deadline: Deadline) -> Result<()> {
+        let look = || {
+            // In this order: what came with the end is there once the end is seen.
+            let ended = self.has_ended();
+            let there = self.text().contains(text);
+            ensure!(there || !ended, "the output ended without {text:?}");
+            Ok(there.then_some(()))
+        };
         deadline
-            .wait_for(&format!("output {text:?}"), || Ok(self.text().contains(text).then_some(())))
+            .wait_for(&format!("output {text:?}"), look)
             .with_context(|| format!("the output is {:?}", self.text()))
+    }
+
+    /// Whether the last writer has closed it.
+    fn has_ended(&self) -> bool {
+        self.reader.as_ref().is_none_or(JoinHandle::is_finished)
     }
 
     /// Waits until the last writer has closed it.

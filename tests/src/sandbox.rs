@@ -7,6 +7,7 @@ use std::marker::PhantomData;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use rustix::process::{Pid, Signal};
@@ -33,8 +34,14 @@ impl<'bundle> Sandbox<'bundle> {
     pub fn run(bundle: &'bundle Bundle) -> Result<Self> {
         let setup = Setup::get()?;
         let config = bundle.path().join("sandbox.toml");
-        // Else the notice that QEMU emulates would be among what the workload writes to stderr.
-        fs::write(&config, "software_emulation = \"allow\"\n").context("cannot write the configuration")?;
+        // Else the notice that QEMU emulates would be among what the workload writes to stderr; and many sandboxes
+        // at once boot slowly in the nested host.
+        let boot_timeout = setup.patience(Duration::from_secs(120)).as_secs();
+        fs::write(
+            &config,
+            format!("software_emulation = \"allow\"\nboot_timeout_seconds = {boot_timeout}\n"),
+        )
+        .context("cannot write the configuration")?;
         Ok(Self::command(&["run"])
             .option("--config", &config)
             .option("--hypervisor", setup.hypervisor().name())
