@@ -69,6 +69,39 @@ fn more_memory_than_the_limit_is_death() -> Result<()> {
     Ok(())
 }
 
+/// The machine is as large as the limit needs, so that all of it can be used, and hardly larger.
+#[test]
+fn a_memory_limit_can_be_used_to_the_last() -> Result<()> {
+    let _order = together();
+    // tail keeps the last bytes that it reads.
+    let script = |mib: u64| {
+        format!("head -c {mib}m /dev/zero | tail -c {mib}m | wc -c; grep MemTotal /proc/meminfo | tr -dc 0-9")
+    };
+    for (limit_mib, used_mib) in [(6, 1), (100, 90), (700, 660)] {
+        let bundle = with_resources(&script(used_mib), json!({"memory": {"limit": limit_mib << 20}}))?;
+        let text = output(&bundle)?;
+        let (used, total_kib) = text.split_once('\n').unwrap_or_default();
+        assert_eq!(used, (used_mib << 20).to_string(), "of {limit_mib} MiB");
+        let total_mib = total_kib.parse::<u64>()? >> 10;
+        assert!((limit_mib..limit_mib + 100).contains(&total_mib), "{total_mib} MiB for {limit_mib}");
+    }
+    Ok(())
+}
+
+/// What a bundle's annotations choose, if they may.
+#[test]
+fn annotations_choose_the_machine() -> Result<()> {
+    let _order = together();
+    let bundle = Bundle::shell("nproc; grep MemTotal /proc/meminfo | tr -dc 0-9")?
+        .edit(|spec| spec["annotations"] = json!({"io.runv.memory": "300M"}))?;
+    let text = output(&bundle)?;
+    let total_kib: u64 = text.lines().nth(1).unwrap_or_default().parse()?;
+    assert!((270 << 10..300 << 10).contains(&total_kib), "{text}");
+    let bundle = bundle.edit(|spec| spec["annotations"] = json!({"io.runv.colour": "red"}))?;
+    assert!(run(&bundle)?.expect_code(1)?.errors().contains("annotation io.runv.colour is not supported"));
+    Ok(())
+}
+
 #[test]
 fn more_processes_than_the_limit_are_refused() -> Result<()> {
     let _order = together();

@@ -10,6 +10,7 @@ pub(crate) mod devices;
 pub(crate) mod fields;
 pub(crate) mod limits;
 pub(crate) mod load;
+pub(crate) mod machine_size;
 pub(crate) mod mounts;
 pub(crate) mod sources;
 pub(crate) mod sysctl;

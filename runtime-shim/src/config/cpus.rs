@@ -19,6 +19,9 @@ pub(crate) struct Cpus(NonZeroU8);
 pub(crate) struct CpusError(String);
 
 impl Cpus {
+    /// The largest number.
+    pub(crate) const MOST: u8 = MAX;
+
     /// The number.
     pub(crate) fn count(self) -> NonZeroU8 {
         self.0

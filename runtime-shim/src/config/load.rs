@@ -74,7 +74,7 @@ fn invalid(path: &Path, text: &str, error: &toml::de::Error) -> LoadError {
 mod tests {
     use vmm::hypervisor::select::{Choice, EmulationPolicy};
 
-    use super::super::Emulated;
+    use super::super::{Annotation, Emulated};
     use super::*;
 
     fn error_in(text: &str) -> String {
@@ -89,6 +89,7 @@ mod tests {
             initrd = "/i"
             memory = "1G"
             cpus = 2
+            allow_annotations = ["cpus"]
             debug = true
             software_emulation = "deny"
             boot_timeout_seconds = 7
@@ -103,6 +104,7 @@ mod tests {
         let config = parse(Path::new("c.toml"), text).unwrap();
         assert_eq!(config.hypervisor, Choice::Qemu);
         assert_eq!((config.memory.mib(), config.cpus.count().get()), (1024, 2));
+        assert_eq!(config.allow_annotations, [Annotation::Cpus]);
         assert_eq!(config.software_emulation, EmulationPolicy::Deny);
         assert_eq!(config.boot_timeout(Emulated::Yes).as_secs(), 7);
         assert!(config.virtio_fs.writeback && config.virtio_fs.posix_acl);
@@ -132,6 +134,7 @@ mod tests {
             ("debug = true\n[qemu]\npaht = \"q\"", "c.toml:3: unknown field `paht`"),
             ("cpus = 1\nmemory = 16", "c.toml:2: 16 is too little memory: the guest needs at least 64M"),
             ("cpus = 0", "c.toml:1: 0 is no number of vCPUs: say 1 to 64"),
+            ("allow_annotations = [\"kernal\"]", "c.toml:1: unknown variant `kernal`"),
             ("hypervisor = \"xen\"", "c.toml:1: unknown variant `xen`"),
             ("boot_timeout_seconds = 0", "c.toml:1: invalid value: integer `0`"),
             ("cpus = \"many\"", "c.toml:1: invalid type: string \"many\", expected i64 in `cpus = \"many\"`"),

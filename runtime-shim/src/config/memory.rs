@@ -12,7 +12,7 @@ use vmm::config::MIN_MEMORY_MIB;
 const DEFAULT_MIB: u32 = 256;
 
 /// Largest size that drivers are tested with in one piece: 1 TiB.
-const MAX_MIB: u64 = 1 << 20;
+pub(crate) const MAX_MIB: u64 = 1 << 20;
 
 /// Guest memory, a whole number of MiB. Without a suffix, text and numbers are MiB.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -10,16 +10,18 @@ use device_config::CacheMode;
 use serde::Deserialize;
 use vmm::hypervisor::select::{Choice, EmulationPolicy};
 
+mod annotation;
 mod cpus;
 mod load;
 mod memory;
 
+pub(crate) use annotation::Annotation;
 pub(crate) use cpus::Cpus;
 pub(crate) use load::{LoadError, load};
-pub(crate) use memory::MemorySize;
+pub(crate) use memory::{MAX_MIB as MAX_MEMORY_MIB, MemorySize};
 
 /// The configuration file; every key may be left out, and the command line's options have the same names.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Config {
     /// Which driver runs the machine.
@@ -29,12 +31,18 @@ pub(crate) struct Config {
     pub(crate) kernel: Option<PathBuf>,
     /// The initrd, instead of the installed one.
     pub(crate) initrd: Option<PathBuf>,
-    /// The guest's memory.
+    /// The guest's memory, where the bundle has no limit.
     #[serde(default)]
     pub(crate) memory: MemorySize,
-    /// The guest's vCPUs.
+    /// The guest's vCPUs, where the bundle has no limit.
     #[serde(default)]
     pub(crate) cpus: Cpus,
+    /// Annotations that a bundle may set.
+    #[serde(default = "Annotation::all")]
+    pub(crate) allow_annotations: Vec<Annotation>,
+    /// What the command line says, whatever a bundle needs.
+    #[serde(skip)]
+    pub(crate) fixed: Fixed,
     /// Guest console and logs to stderr.
     #[serde(default)]
     pub(crate) debug: bool,
@@ -49,6 +57,34 @@ pub(crate) struct Config {
     /// The file system shared with the guest.
     #[serde(default)]
     pub(crate) virtio_fs: VirtioFs,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            hypervisor: Choice::default(),
+            kernel: None,
+            initrd: None,
+            memory: MemorySize::default(),
+            cpus: Cpus::default(),
+            allow_annotations: Annotation::all(),
+            fixed: Fixed::default(),
+            debug: false,
+            software_emulation: EmulationPolicy::default(),
+            boot_timeout_seconds: None,
+            qemu: Qemu::default(),
+            virtio_fs: VirtioFs::default(),
+        }
+    }
+}
+
+/// A size that was asked for by hand.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Fixed {
+    /// Memory.
+    pub(crate) memory: Option<MemorySize>,
+    /// vCPUs.
+    pub(crate) cpus: Option<Cpus>,
 }
 
 impl Config {

@@ -1,5 +1,6 @@
 //! A boot with a real device process's stand-in, a fake machine, and whoever plays the agent.
 
+use crate::bundle::machine_size::MachineSize;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
@@ -61,6 +62,7 @@ const RUNS: FakeMachine = FakeMachine { says: "", exit: None };
 fn sandbox(machine: &FakeMachine) -> Sandbox {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/sandbox/testdata");
     let plan = Plan {
+        size: MachineSize { memory_mib: 64, cpus: std::num::NonZeroU8::MIN },
         device_program: folder.join("devices-that-serve"),
         kernel: "/kernel".into(),
         initrd: "/initrd".into(),

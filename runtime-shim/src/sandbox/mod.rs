@@ -8,6 +8,7 @@ pub(crate) mod devices;
 pub(crate) mod directory;
 pub(crate) mod driver;
 pub(crate) mod guest_files;
+pub(crate) mod host;
 pub(crate) mod inherited_fds;
 pub(crate) mod installation;
 pub(crate) mod kernel_parameters;

@@ -1,6 +1,7 @@
 //! From a checked bundle to a sandbox that can be started: all that can be found out beforehand is found out here,
 //! so that what is wrong is told before a process runs.
 
+use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -8,10 +9,12 @@ use oci_spec::runtime::Spec;
 
 use super::driver::{self, Chosen, DriverError};
 use super::guest_files::{self, GuestFileError};
+use super::host;
 use super::installation::{Installation, InstallationError};
 use super::mount_points::{self, Kind, MountPointError};
 use super::start::{Plan, Sandbox, StartError};
 use crate::bundle::load::Bundle;
+use crate::bundle::machine_size::{SizeError, machine_size};
 use crate::bundle::sources::{self, SourceError, Sources};
 use crate::bundle::to_vm;
 use crate::config::Config;
@@ -31,6 +34,12 @@ pub(crate) enum PrepareError {
     /// The hypervisor.
     #[error(transparent)]
     Driver(#[from] DriverError),
+    /// The machine's size.
+    #[error(transparent)]
+    Size(#[from] SizeError),
+    /// This host.
+    #[error("cannot find out what this host has")]
+    Host(#[source] io::Error),
     /// A mount point.
     #[error(transparent)]
     MountPoint(#[from] MountPointError),
@@ -49,11 +58,12 @@ pub(crate) fn prepare<'a>(config: &'a Config, bundle: &Bundle) -> Result<Prepare
     let device_program: PathBuf = installation.device_program()?;
     let kernel = guest_files::kernel(config, &installation)?;
     let initrd = guest_files::initrd(config, &installation)?;
+    let size = machine_size(&bundle.spec, config, host::this_host().map_err(PrepareError::Host)?)?;
     let chosen = driver::choose(config, &installation)?;
     make_mount_points(&bundle.spec, &sources)?;
     let exports = to_vm::exports(&bundle.spec, &sources);
-    let plan =
-        Plan { device_program, kernel, initrd, exports, virtio_console: chosen.virtio_console, config };
+    let virtio_console = chosen.virtio_console;
+    let plan = Plan { device_program, kernel, initrd, exports, virtio_console, size, config };
     Ok(Prepared { plan, chosen })
 }
 

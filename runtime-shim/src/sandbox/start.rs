@@ -14,6 +14,7 @@ use vmm::hypervisor::{self, Hypervisor, Vm};
 use super::devices::{DeviceProcess, DevicesEnd, DevicesError};
 use super::directory::{DirectoryError, SandboxDirectory};
 use super::kernel_parameters::kernel_parameters;
+use crate::bundle::machine_size::MachineSize;
 use crate::config::{Config, VirtioFs};
 use crate::io::console_tail::ConsoleTail;
 use crate::io::poll::readable_within;
@@ -54,7 +55,9 @@ pub(crate) struct Plan<'a> {
     pub(crate) exports: Vec<Export>,
     /// Whether the driver takes a virtio-console.
     pub(crate) virtio_console: bool,
-    /// Memory, vCPUs and the rest.
+    /// Memory and vCPUs.
+    pub(crate) size: MachineSize,
+    /// The rest.
     pub(crate) config: &'a Config,
 }
 
@@ -88,11 +91,11 @@ impl Sandbox {
         let (mut devices, frontends) =
             DeviceProcess::spawn(&plan.device_program, &directory, plan.exports, options, fast_console)?;
         let machine = VmConfig {
-            cpus: config.cpus.count(),
-            memory_mib: config.memory.mib(),
+            cpus: plan.size.cpus,
+            memory_mib: plan.size.memory_mib,
             kernel: plan.kernel,
             initrd: plan.initrd,
-            kernel_parameters: kernel_parameters(config.memory.mib()),
+            kernel_parameters: kernel_parameters(plan.size.memory_mib),
             verbose_console: config.debug,
             console: console_end,
             devices: frontends,

@@ -7,7 +7,7 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 use vmm::hypervisor::select::Choice;
 
 use crate::bundle::load;
-use crate::config::{self, Config, Cpus, MemorySize};
+use crate::config::{self, Config, Cpus, Fixed, MemorySize};
 use crate::failure::Failure;
 use crate::host_namespace::join_network;
 use crate::io::terminal;
@@ -41,10 +41,10 @@ pub(super) struct Arguments {
     /// Initial RAM disk with the agent as /init
     #[arg(long, value_name = "FILE")]
     initrd: Option<PathBuf>,
-    /// Guest memory in MiB, or with a suffix K, M or G [default: 256M]
+    /// Guest memory in MiB, or with a suffix K, M or G [default: what the bundle's limit needs, or 256M]
     #[arg(long, value_name = "SIZE")]
     memory: Option<MemorySize>,
-    /// Number of vCPUs [default: 1]
+    /// Number of vCPUs [default: what the bundle's limits need, or 1]
     #[arg(long, value_name = "N")]
     cpus: Option<Cpus>,
     /// Show the guest's console and this program's log on stderr
@@ -66,8 +66,7 @@ impl Arguments {
         config.hypervisor = self.hypervisor.unwrap_or(config.hypervisor);
         config.kernel = self.kernel.clone().or(config.kernel);
         config.initrd = self.initrd.clone().or(config.initrd);
-        config.memory = self.memory.unwrap_or(config.memory);
-        config.cpus = self.cpus.unwrap_or(config.cpus);
+        config.fixed = Fixed { memory: self.memory, cpus: self.cpus };
         config.debug |= self.debug;
         Ok(config)
     }
