@@ -1,0 +1,11 @@
+//! The engines that people use, unchanged, with `runv` as their runtime: docker and podman of Debian 12.
+//!
+//! Each engine has its state in this test's own directories and namespaces (`tests/run engines` makes those). Its
+//! image is made here, of busybox, as there is no registry. Networks are of another subject: all is `--network none`.
+
+mod engine;
+mod isolation;
+mod lifecycle;
+mod limits;
+mod process;
+mod storage;
