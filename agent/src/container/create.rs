@@ -61,7 +61,7 @@ impl Containers {
     async fn build_in(&self, cgroup: &Cgroup, plan: &Plan, stdio: Stdio) -> Result<Ready, Failure> {
         let directory = cgroup.open().map_err(|error| system(&error))?;
         let spawned = spawn::init(plan, directory.as_fd(), &stdio.child).map_err(|error| system(&error))?;
-        Birth::new(&self.reaper, spawned).ready(stdio).await
+        Birth::new(&self.reaper, spawned).ready(stdio, &plan.spec.process.settings).await
     }
 }
 
@@ -71,6 +71,7 @@ fn supervised(spec: ContainerSpec, cgroup: Cgroup, limits: Limits, init: Ready) 
         id: spec.id,
         init: Arc::new(init),
         namespaces: spec.namespaces,
+        confinement: spec.confinement,
         cgroup,
         limits,
         status: Status::Created.into(),

@@ -60,7 +60,7 @@ impl Containers {
         let spawned = container.spawn(spec, &stdio).map_err(|error| system(&error))?;
         let birth = Birth::new(&self.reaper, spawned);
         let pidfd = birth.pidfd()?;
-        let mut starting = std::pin::pin!(execute(birth, stdio));
+        let mut starting = std::pin::pin!(execute(birth, stdio, spec));
         tokio::select! {
             started = &mut starting => started,
             () = lifeline.cut() => {
@@ -72,8 +72,8 @@ impl Containers {
     }
 }
 
-async fn execute(birth: Birth, stdio: Stdio) -> Result<(Running, Relays), Failure> {
-    let (process, control, relays) = birth.ready(stdio).await?.into_parts();
+async fn execute(birth: Birth, stdio: Stdio, spec: &ExecSpec) -> Result<(Running, Relays), Failure> {
+    let (process, control, relays) = birth.ready(stdio, &spec.process.settings).await?.into_parts();
     if let Err(failure) = control.execute().await {
         process.exited().await;
         return Err(failure);
@@ -113,7 +113,12 @@ impl Container {
     }
 
     fn spawn(&self, spec: &ExecSpec, stdio: &Stdio) -> Result<(Child, AgentEnd), SpawnError> {
-        let join = Join { process: &spec.process, init: self.init.pidfd(), namespaces: self.namespaces };
+        let join = Join {
+            process: &spec.process,
+            confinement: &self.confinement,
+            init: self.init.pidfd(),
+            namespaces: self.namespaces,
+        };
         let into = |cgroup: OwnedFd| spawn::joining(&join, cgroup.as_fd(), &stdio.child);
         match into(self.cgroup.open_below(&spec.cgroup)?) {
             // The container has cgroups of its own below, to which its cgroup gives its controllers; processes

@@ -23,6 +23,7 @@ use crate::cgroup::Cgroup;
 use crate::container::limits::Limits;
 use crate::container::namespaces::Namespaces;
 use crate::container::status::Status;
+use crate::process::Confinement;
 use crate::process::control::AgentEnd;
 use crate::process::running::Running;
 use crate::reaper::Reaper;
@@ -60,6 +61,7 @@ pub struct Container {
     id: String,
     init: Arc<Running>,
     namespaces: Namespaces,
+    confinement: Arc<Confinement>,
     cgroup: Cgroup,
     limits: Limits,
     status: Mutex<Status>,

@@ -8,6 +8,7 @@ use crate::failure::{Failure, FailureKind};
 use crate::process::console::Terminal;
 use crate::process::control::{AgentEnd, Message};
 use crate::process::running::Running;
+use crate::process::settings::Settings;
 use crate::process::stdio::{Relays, Stdio};
 use crate::reaper::{Exit, ExitWatch, Reaper};
 use crate::sys::clone3::Child;
@@ -45,19 +46,28 @@ impl Birth {
         self.child.pidfd.try_clone()
     }
 
-    /// Waits until the child is ready, and connects its terminal.
+    /// Waits until the child is ready, gives it its limits and priorities, and connects its terminal.
     ///
     /// # Errors
     ///
     /// A [`Failure`]; the child has ended then.
-    pub async fn ready(self, stdio: Stdio) -> Result<Ready, Failure> {
-        let outcome = match self.control.receive().await {
-            Ok(Message::Ready(terminal)) => Ok(terminal),
-            Ok(Message::Failed(failure)) => Err(failure),
-            Ok(Message::Closed) => Err(died(self.exit.clone().wait().await)),
-            Err(error) => Err(Failure::from_error(FailureKind::System, &error)),
+    pub async fn ready(self, stdio: Stdio, settings: &Settings) -> Result<Ready, Failure> {
+        let mut terminal = None;
+        let outcome = loop {
+            break match self.control.receive().await {
+                Ok(Message::Terminal(master)) => {
+                    terminal = Some(master);
+                    continue;
+                }
+                Ok(Message::Ready) => settings
+                    .apply(self.child.pid)
+                    .map_err(|error| Failure::from_error(FailureKind::System, &error)),
+                Ok(Message::Failed(failure)) => Err(failure),
+                Ok(Message::Closed) => Err(died(self.exit.clone().wait().await)),
+                Err(error) => Err(Failure::from_error(FailureKind::System, &error)),
+            };
         };
-        let attached = outcome.and_then(|terminal| {
+        let attached = outcome.and_then(|()| {
             stdio.attach_terminal(terminal).map_err(|error| Failure::from_error(FailureKind::System, &error))
         });
         match attached {
@@ -90,7 +100,9 @@ impl AgentEnd {
         match self.receive().await.map_err(gone)? {
             Message::Closed => Ok(()),
             Message::Failed(failure) => Err(failure),
-            Message::Ready(_) => Err(Failure::new(FailureKind::System, "the process repeats itself")),
+            Message::Ready | Message::Terminal(_) => {
+                Err(Failure::new(FailureKind::System, "the process repeats itself"))
+            }
         }
     }
 }

@@ -15,7 +15,7 @@ use crate::container::request::ContainerSpec;
 use crate::failure::{Failure, FailureKind};
 use crate::process::console::Console;
 use crate::process::control::ChildEnd;
-use crate::process::workload::{begin, execute, system};
+use crate::process::workload::{Workload, begin, execute, system};
 use crate::rootfs::mounts::{Mount, Origins, Source};
 use crate::rootfs::path::{Descriptors, ensure_directory};
 use crate::rootfs::{devices, pivot};
@@ -54,7 +54,8 @@ pub fn run(plan: &Plan, control: &ChildEnd, stdio: &[OwnedFd; 3]) -> Result<Infa
     umask(Mode::empty());
     enter_namespaces(spec)?;
     let console = build_root(spec, places)?;
-    execute(&spec.process, control, stdio, console.as_ref())
+    let workload = Workload { process: &spec.process, confinement: &spec.confinement };
+    execute(&workload, control, stdio, console.as_ref())
 }
 
 /// What clone3 could not do, and what has to be set in the new namespaces.

@@ -1,7 +1,10 @@
 //! The socket between the agent and a child until that has executed its program.
 //!
-//! Packets: from the child, `READY` with the pty's master if there is a terminal, or a failure (its kind, then
-//! its text); from the agent, `GO`. execve closes the child's end: that is the message of success.
+//! Packets: from the child, `TERMINAL` with the pty's master if there is one, then `READY`, or at any time a failure
+//! (its kind, then its text); from the agent, `GO`. execve closes the child's end: that is the message of success.
+//!
+//! A seccomp filter may be in force when the child says that it is ready, so that takes no more than read(2) and
+//! write(2), as with runc.
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
@@ -17,8 +20,9 @@ use tokio::io::unix::AsyncFd;
 use crate::failure::Failure;
 use crate::sys::event_loop::register;
 
-/// First byte of a packet; a failure's kind is never 0.
+/// First byte of a packet; a failure's kind is neither.
 const READY: u8 = 0;
+const TERMINAL: u8 = 0xff;
 
 /// Room for a failure, whose message is bounded.
 const LONGEST_PACKET: usize = 4096;
@@ -34,8 +38,10 @@ pub struct AgentEnd(AsyncFd<OwnedFd>);
 /// What the child has said.
 #[derive(Debug)]
 pub enum Message {
-    /// All but execve is done; with the pty's master if there is a terminal.
-    Ready(Option<OwnedFd>),
+    /// The master of its pty.
+    Terminal(OwnedFd),
+    /// All but execve is done.
+    Ready,
     /// It cannot be done, or the program cannot be executed. The child ends.
     Failed(Failure),
     /// The socket was closed: the program is being executed, or the child has died.
@@ -54,19 +60,27 @@ pub fn pair() -> io::Result<(AgentEnd, ChildEnd)> {
 }
 
 impl ChildEnd {
-    /// Reports that all is ready.
+    /// Hands over the master of the pty.
     ///
     /// # Errors
     ///
     /// Those of sendmsg(2).
-    pub fn report_ready(&self, terminal: Option<BorrowedFd<'_>>) -> io::Result<()> {
+    pub fn report_terminal(&self, master: BorrowedFd<'_>) -> io::Result<()> {
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
         let mut control = SendAncillaryBuffer::new(&mut space);
-        let fds = terminal.as_slice();
-        if !fds.is_empty() {
-            control.push(SendAncillaryMessage::ScmRights(fds));
-        }
-        sendmsg(&self.0, &[IoSlice::new(&[READY])], &mut control, SendFlags::NOSIGNAL)?;
+        let fds = [master];
+        control.push(SendAncillaryMessage::ScmRights(&fds));
+        sendmsg(&self.0, &[IoSlice::new(&[TERMINAL])], &mut control, SendFlags::NOSIGNAL)?;
+        Ok(())
+    }
+
+    /// Reports that all is ready.
+    ///
+    /// # Errors
+    ///
+    /// Those of write(2).
+    pub fn report_ready(&self) -> io::Result<()> {
+        rustix::io::write(&self.0, &[READY])?;
         Ok(())
     }
 
@@ -74,17 +88,17 @@ impl ChildEnd {
     ///
     /// # Errors
     ///
-    /// Those of sendmsg(2).
+    /// Those of write(2).
     pub fn report_failure(&self, failure: &Failure) -> io::Result<()> {
-        rustix::net::send(&self.0, &failure.to_bytes(), SendFlags::NOSIGNAL)?;
+        rustix::io::write(&self.0, &failure.to_bytes())?;
         Ok(())
     }
 
     /// Waits for the agent's word to execute the program; false when the agent has gone or thought better.
     pub fn wait_for_go(&self) -> bool {
         loop {
-            match rustix::net::recv(&self.0, &mut [0; 1], RecvFlags::empty()) {
-                Ok((_, length)) => return length == 1,
+            match rustix::io::read(&self.0, &mut [0; 1]) {
+                Ok(length) => return length == 1,
                 Err(rustix::io::Errno::INTR) => {}
                 Err(_) => return false,
             }
@@ -140,7 +154,11 @@ fn receive(socket: &OwnedFd) -> io::Result<Message> {
     });
     match bytes.get(..received.bytes).and_then(<[u8]>::split_first) {
         None => Ok(Message::Closed),
-        Some((&READY, _)) => Ok(Message::Ready(fd)),
+        Some((&READY, _)) => Ok(Message::Ready),
+        Some((&TERMINAL, _)) => match fd {
+            Some(master) => Ok(Message::Terminal(master)),
+            None => Err(io::Error::other("the pty's master did not arrive")),
+        },
         Some((&kind, text)) => Ok(Message::Failed(Failure::from_bytes(kind, text))),
     }
 }

@@ -8,10 +8,10 @@ use rustix::fs::{CWD, Mode, OFlags};
 
 use crate::container::namespaces::Namespaces;
 use crate::failure::{Failure, FailureKind};
-use crate::process::ProcessSpec;
 use crate::process::console::Console;
 use crate::process::control::ChildEnd;
-use crate::process::workload::{begin, execute, system};
+use crate::process::workload::{Workload, begin, execute, system};
+use crate::process::{Confinement, ProcessSpec};
 use crate::rootfs::path::Descriptors;
 use crate::sys::namespaces;
 
@@ -19,6 +19,8 @@ use crate::sys::namespaces;
 pub struct Join<'a> {
     /// What is executed.
     pub process: &'a ProcessSpec,
+    /// What it is under.
+    pub confinement: &'a Confinement,
     /// Names the container's init.
     pub init: &'a OwnedFd,
     /// The container's own.
@@ -47,5 +49,6 @@ pub fn run(join: &Join<'_>, control: &ChildEnd, stdio: &[OwnedFd; 3]) -> Result<
         }
         None => None,
     };
-    execute(join.process, control, stdio, console.as_ref())
+    let workload = Workload { process: join.process, confinement: join.confinement };
+    execute(&workload, control, stdio, console.as_ref())
 }

@@ -20,6 +20,7 @@ pub mod join;
 pub mod lifeline;
 pub mod list;
 pub mod running;
+pub mod settings;
 pub mod spawn;
 pub mod stdio;
 pub mod workload;
@@ -27,7 +28,10 @@ pub mod workload;
 use std::ffi::CString;
 
 use crate::process::console::WindowSize;
+use crate::process::settings::Settings;
 use crate::process::stdio::Tokens;
+use crate::security::capabilities::Capabilities;
+use crate::security::seccomp::Filter;
 use crate::security::user::User;
 
 /// What is to be executed and as whom, checked.
@@ -47,4 +51,19 @@ pub struct ProcessSpec {
     pub terminal: Option<WindowSize>,
     /// Its stdio.
     pub tokens: Tokens,
+    /// What of root's rights it has; all if absent.
+    pub capabilities: Option<Capabilities>,
+    /// Whether execve gives it no rights that it has not (`PR_SET_NO_NEW_PRIVS`).
+    pub no_new_privileges: bool,
+    /// Limits and priorities.
+    pub settings: Settings,
+}
+
+/// What every process of a container is under.
+#[derive(Clone, Debug, Default)]
+pub struct Confinement {
+    /// Over its system calls.
+    pub seccomp: Option<Filter>,
+    /// Execution domain of personality(2).
+    pub personality: Option<u32>,
 }

@@ -13,13 +13,16 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
+use nix::sys::personality::Persona;
 use rustix::fs::{FileType, Mode, fchown};
 use rustix::process::{DumpableBehavior, Uid, chdir, ioctl_tiocsctty, set_dumpable_behavior, setsid, umask};
+
+use rustix::thread::set_no_new_privs;
 
 use crate::failure::{Failure, FailureKind};
 use crate::process::console::Console;
 use crate::process::control::ChildEnd;
-use crate::process::{ProcessSpec, executable};
+use crate::process::{Confinement, ProcessSpec, executable};
 use crate::rootfs::path::file_type;
 use crate::security::user::{Identity, UserError};
 use crate::sys::signals;
@@ -53,9 +56,18 @@ pub(super) fn begin(
     Ok(())
 }
 
+/// What is executed, and under what.
+pub(super) struct Workload<'a> {
+    pub(super) process: &'a ProcessSpec,
+    pub(super) confinement: &'a Confinement,
+}
+
 /// From a process in its container to the program's first instruction.
+///
+/// The order is runc's. A filter may only be set with CAP_SYS_ADMIN or after `no_new_privs`: without the latter, it
+/// is in force while the process gives up its rights; with it, from just before execve.
 pub(super) fn execute(
-    process: &ProcessSpec,
+    Workload { process, confinement }: &Workload<'_>,
     control: &ChildEnd,
     stdio: &[OwnedFd; 3],
     console: Option<&Console>,
@@ -72,16 +84,21 @@ pub(super) fn execute(
     set_home(&mut env, &identity);
     own_stdio(identity.uid())?;
     umask(Mode::from_raw_mode(process.umask));
-    become_user(&identity, &process.cwd)?;
+    if let Some(console) = console {
+        control.report_terminal(console.master.as_fd()).map_err(system("cannot hand over the terminal"))?;
+    }
+    confine(process, confinement)?;
+    become_user(process, &identity)?;
     let [name, ..] = process.args.as_slice() else {
         return Err(Failure::new(FailureKind::InvalidRequest, "args must not be empty"));
     };
     let program = executable::find(name, &env)?;
-    control
-        .report_ready(console.map(|console| console.master.as_fd()))
-        .map_err(|error| Failure::from_error(FailureKind::System, &error))?;
+    control.report_ready().map_err(system("cannot report to the agent"))?;
     if !control.wait_for_go() {
         exit();
+    }
+    if process.no_new_privileges {
+        filter(confinement)?;
     }
     // Every descriptor but 0, 1 and 2 closes itself on execve.
     let Err(error) = nix::unistd::execve(&program, &process.args, &env);
@@ -120,8 +137,27 @@ fn set_home(env: &mut Vec<CString>, identity: &Identity) {
     }
 }
 
-/// Enters the working directory, if need be with the rights of the user only, and becomes the user.
-fn become_user(identity: &Identity, cwd: &Path) -> Result<(), Failure> {
+/// What has to be done while the process has all rights.
+fn confine(process: &ProcessSpec, confinement: &Confinement) -> Result<(), Failure> {
+    if process.no_new_privileges {
+        set_no_new_privs(true).map_err(system("cannot set no_new_privs"))?;
+    }
+    if let Some(domain) = confinement.personality {
+        let persona = Persona::from_bits_retain(domain.cast_signed());
+        nix::sys::personality::set(persona).map_err(system("cannot set the personality"))?;
+    }
+    if process.no_new_privileges { Ok(()) } else { filter(confinement) }
+}
+
+fn filter(confinement: &Confinement) -> Result<(), Failure> {
+    let Some(filter) = &confinement.seccomp else { return Ok(()) };
+    filter.install().map_err(system("cannot set the seccomp filter"))
+}
+
+/// Enters the working directory, if need be with the rights of the user only, and becomes the user, with the
+/// capabilities that it is to have.
+fn become_user(process: &ProcessSpec, identity: &Identity) -> Result<(), Failure> {
+    let (cwd, capabilities) = (&process.cwd, &process.capabilities);
     let act = format!("chdir to cwd ({:?}) set in config.json failed", cwd.as_os_str());
     let entered = match chdir(cwd) {
         Err(rustix::io::Errno::ACCESS) => false,
@@ -130,7 +166,13 @@ fn become_user(identity: &Identity, cwd: &Path) -> Result<(), Failure> {
             true
         }
     };
+    if let Some(capabilities) = capabilities {
+        capabilities.prepare().map_err(system("cannot cut the capability bounding set"))?;
+    }
     identity.assume().map_err(|error| Failure::from_error(FailureKind::System, &error))?;
+    if let Some(capabilities) = capabilities {
+        capabilities.assume().map_err(system("cannot set the capabilities"))?;
+    }
     if !entered {
         chdir(cwd).map_err(system(&act))?;
     }

@@ -9,4 +9,6 @@ pub mod mount_api;
 pub mod namespaces;
 pub mod network;
 pub mod port;
+pub mod scheduling;
+pub mod seccomp;
 pub mod signals;

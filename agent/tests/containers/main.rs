@@ -20,6 +20,7 @@ mod hostile;
 mod life;
 mod process;
 mod resources;
+mod rights;
 mod rpc;
 mod stdio;
 mod terminal;
@@ -33,7 +34,7 @@ fn main() {
     let mut arguments = Arguments::from_args();
     arguments.test_threads = Some(1);
     guest::enter();
-    let groups: [(&str, &[Test]); 10] = [
+    let groups: [(&str, &[Test]); 11] = [
         ("errors", errors::TESTS),
         ("exec", exec::TESTS),
         ("filesystem", filesystem::TESTS),
@@ -41,6 +42,7 @@ fn main() {
         ("life", life::TESTS),
         ("process", process::TESTS),
         ("resources", resources::TESTS),
+        ("rights", rights::TESTS),
         ("rpc", rpc::TESTS),
         ("stdio", stdio::TESTS),
         ("terminal", terminal::TESTS),

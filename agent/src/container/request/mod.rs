@@ -4,25 +4,28 @@
 mod exec;
 mod process;
 pub mod resources;
+mod settings;
 
 pub use exec::ExecSpec;
 pub use process::window_size;
 
 use std::ffi::CString;
 use std::path::Path;
+use std::sync::Arc;
 
 use agent_protocol::agent;
 use protobuf::MessageField;
 
 use crate::container::limits::Resources;
 use crate::container::namespaces::Namespaces;
-use crate::process::ProcessSpec;
+use crate::process::{Confinement, ProcessSpec};
 use crate::rootfs::masks::Masks;
 use crate::rootfs::mounts::{Mount, Source};
 use crate::rootfs::nodes::Node;
 use crate::rootfs::options::{MountOptions, OptionError};
 use crate::rootfs::path::clean;
 use crate::rootfs::propagation::Propagation;
+use crate::security::seccomp::Filter;
 use crate::security::sysctl::Sysctl;
 
 /// Of a container's id; a cgroup and a directory are named by it.
@@ -44,6 +47,8 @@ pub struct ContainerSpec {
     pub id: String,
     /// The workload.
     pub process: ProcessSpec,
+    /// What every process is under.
+    pub confinement: Arc<Confinement>,
     /// Below the share.
     pub root: String,
     /// Whether the workload may not write to it.
@@ -129,6 +134,7 @@ impl ContainerSpec {
         Ok(Self {
             id: name("container id", request.container_id)?,
             process: process::process_spec(process)?,
+            confinement: Arc::new(confinement(request.seccomp.as_ref(), request.personality)?),
             root: share_path(root.share_path)?,
             readonly: root.readonly,
             mounts: request.mounts.into_iter().map(mount).collect::<Result<_, _>>()?,
@@ -209,6 +215,19 @@ fn namespaces(requested: &[agent::Namespace]) -> Result<Namespaces, RequestError
         }
     }
     Ok(namespaces)
+}
+
+fn confinement(
+    seccomp: Option<&agent::Seccomp>,
+    personality: Option<u32>,
+) -> Result<Confinement, RequestError> {
+    let filter = |filter: &agent::Seccomp| {
+        Filter::from_bytes(&filter.program, filter.flags).ok_or_else(|| {
+            let size = format!("{} bytes", filter.program.len());
+            invalid("linux.seccomp", &size, "1 to 4096 instructions of 8 bytes are allowed")
+        })
+    };
+    Ok(Confinement { seccomp: seccomp.map(filter).transpose()?, personality })
 }
 
 fn propagation(name: &str) -> Result<Option<Propagation>, RequestError> {

@@ -4,6 +4,7 @@ use std::ffi::CString;
 
 use agent_protocol::agent;
 
+use super::settings::{capabilities, settings};
 use super::{RequestError, absolute, c_string, invalid};
 use crate::process::ProcessSpec;
 use crate::process::console::WindowSize;
@@ -27,6 +28,8 @@ pub fn window_size(size: &agent::WindowSize) -> Result<WindowSize, RequestError>
 
 /// Checks a process.
 pub(super) fn process_spec(process: agent::Process) -> Result<ProcessSpec, RequestError> {
+    let settings = settings(&process)?;
+    let capabilities = process.capabilities.as_ref().map(capabilities).transpose()?;
     if process.args.is_empty() {
         return Err(RequestError::Missing("process.args"));
     }
@@ -51,6 +54,9 @@ pub(super) fn process_spec(process: agent::Process) -> Result<ProcessSpec, Reque
         umask,
         terminal,
         tokens,
+        capabilities,
+        no_new_privileges: process.no_new_privileges,
+        settings,
     })
 }
 
