@@ -55,6 +55,16 @@ const SPECS: &[SpecCase] = &[
         |spec| spec["mounts"] = json!([{ "type": "tmpfs", "source": "x", "destination": "m/../.." }]),
         &["m/../.."],
     ),
+    (
+        "AppArmor profile of the user's own",
+        |spec| spec["process"]["apparmorProfile"] = json!("mine"),
+        &["process.apparmorProfile", "mine"],
+    ),
+    (
+        "seccomp listener",
+        |spec| spec["linux"]["seccomp"] = json!({ "defaultAction": "SCMP_ACT_NOTIFY" }),
+        &["linux.seccomp", "SCMP_ACT_NOTIFY"],
+    ),
     ("wrong type", |spec| spec["process"]["cwd"] = json!(7), &["config.json", "line"]),
 ];
 

@@ -13,6 +13,7 @@ mod many;
 mod mounts;
 mod process;
 mod resources;
+mod rights;
 mod signals;
 mod streams;
 mod terminal;

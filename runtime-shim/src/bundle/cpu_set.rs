@@ -7,9 +7,14 @@ const MOST: u32 = 8192;
 
 /// How many CPUs a list such as `0-3,7` has; `None` if it is no list. The empty list has none.
 pub(crate) fn count(list: &str) -> Option<u32> {
+    u32::try_from(parse(list)?.len()).ok()
+}
+
+/// The CPUs of a list; `None` if it is no list.
+pub(crate) fn parse(list: &str) -> Option<BTreeSet<u32>> {
     let list = list.trim();
     if list.is_empty() {
-        return Some(0);
+        return Some(BTreeSet::new());
     }
     let mut cpus = BTreeSet::new();
     for part in list.split(',') {
@@ -20,7 +25,7 @@ pub(crate) fn count(list: &str) -> Option<u32> {
         }
         cpus.extend(first..=last);
     }
-    u32::try_from(cpus.len()).ok()
+    Some(cpus)
 }
 
 fn number(text: &str) -> Option<u32> {

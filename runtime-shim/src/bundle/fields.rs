@@ -1,74 +1,40 @@
 //! The one table of what this runtime does not do yet.
 //!
 //! The specification lets a runtime ignore properties that it does not know. Those that it *does* know but
-//! does not apply must not be ignored in silence: most are refused by name; the few that every engine and
-//! `runc spec` writes are accepted, with a warning in the log. A field leaves this table when it is applied.
+//! does not apply must not be ignored in silence: they are refused by name. A field leaves this table when it is
+//! applied.
 
 use serde_json::Value;
-
-use Treatment::{Refused, Unapplied};
 
 /// A field that the runtime does not apply is set.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0} is not supported yet; remove it from the bundle")]
 pub(crate) struct FieldError(String);
 
-/// What happens when a field is set.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Treatment {
-    /// Accepted without effect.
-    Unapplied,
-    /// An error.
-    Refused,
-}
-
 /// Paths as the specification spells them; `[]` is every element of an array.
-const FIELDS: &[(&str, Treatment)] = &[
-    ("process.capabilities", Unapplied),
-    ("process.rlimits", Unapplied),
-    ("process.noNewPrivileges", Unapplied),
-    ("process.apparmorProfile", Refused),
-    ("process.oomScoreAdj", Refused),
-    ("process.selinuxLabel", Refused),
-    ("process.scheduler", Refused),
-    ("process.ioPriority", Refused),
-    ("process.execCPUAffinity", Refused),
-    ("mounts[].uidMappings", Refused),
-    ("mounts[].gidMappings", Refused),
-    ("hooks.prestart", Refused),
-    ("hooks.createRuntime", Refused),
-    ("hooks.createContainer", Refused),
-    ("hooks.startContainer", Refused),
-    ("hooks.poststart", Refused),
-    ("hooks.poststop", Refused),
-    ("linux.resources.network", Refused),
-    ("linux.resources.rdma", Refused),
-    ("linux.uidMappings", Refused),
-    ("linux.gidMappings", Refused),
-    ("linux.timeOffsets", Refused),
-    ("linux.netDevices", Refused),
-    ("linux.seccomp", Refused),
-    ("linux.mountLabel", Refused),
-    ("linux.intelRdt", Refused),
-    ("linux.memoryPolicy", Refused),
-    ("linux.personality", Refused),
-    ("vm", Refused),
+const FIELDS: &[&str] = &[
+    "mounts[].uidMappings",
+    "mounts[].gidMappings",
+    "hooks.prestart",
+    "hooks.createRuntime",
+    "hooks.createContainer",
+    "hooks.startContainer",
+    "hooks.poststart",
+    "hooks.poststop",
+    "linux.resources.network",
+    "linux.resources.rdma",
+    "linux.uidMappings",
+    "linux.gidMappings",
+    "linux.timeOffsets",
+    "linux.netDevices",
+    "linux.intelRdt",
+    "linux.memoryPolicy",
+    "vm",
 ];
 
-/// Refuses what would change the meaning of the bundle if it were ignored, and logs what is ignored.
+/// Refuses what would change the meaning of the bundle if it were ignored.
 pub(crate) fn check(document: &Value) -> Result<(), FieldError> {
-    let mut unapplied = Vec::new();
-    for (path, treatment) in FIELDS {
-        match (find_set(document, path), treatment) {
-            (None, _) => {}
-            (Some(place), Refused) => return Err(FieldError(place)),
-            (Some(place), Unapplied) => unapplied.push(place),
-        }
-    }
-    if !unapplied.is_empty() {
-        tracing::warn!(fields = unapplied.join(" "), "config.json sets fields that are not applied yet");
-    }
-    Ok(())
+    FIELDS.iter().find_map(|path| find_set(document, path)).map_or(Ok(()), |place| Err(FieldError(place)))
 }
 
 /// Where below `value` the first field of this path is set, with array indices.
@@ -111,14 +77,14 @@ mod tests {
             (json!({"hooks": {"poststop": [{"path": "/x"}]}}), "hooks.poststop"),
             (json!({"mounts": [{}, {"uidMappings": [{"containerID": 0}]}]}), "mounts[1].uidMappings"),
             (json!({"linux": {"resources": {"network": {"classID": 5}}}}), "linux.resources.network"),
-            (json!({"process": {"oomScoreAdj": -5}}), "process.oomScoreAdj"),
+            (json!({"linux": {"memoryPolicy": {"mode": "MPOL_BIND"}}}), "linux.memoryPolicy"),
         ] {
             assert_eq!(check(&document), Err(FieldError(place.into())));
         }
     }
 
     #[test]
-    fn unset_unknown_and_unapplied_fields_pass() {
+    fn unset_unknown_and_applied_fields_pass() {
         for document in [
             json!({}),
             json!({"hooks": {"prestart": []}, "linux": {"seccomp": null, "sysctl": {}}}),

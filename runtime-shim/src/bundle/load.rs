@@ -8,6 +8,7 @@ use oci_spec::runtime::Spec;
 use serde_json::Value;
 
 use super::fields::{self, FieldError};
+use super::rights;
 use super::validate::{self, SpecError};
 
 /// Name of the configuration in a bundle.
@@ -123,9 +124,14 @@ fn read(path: &Path) -> io::Result<Vec<u8>> {
 fn parse(json: &[u8], file: &Path) -> Result<Spec, BundleError> {
     let path = || file.to_owned();
     let not_parsed = |source| BundleError::Parse { path: path(), source };
-    let spec: Spec = serde_json::from_slice(json).map_err(not_parsed)?;
+    let mut document: Value = serde_json::from_slice(json).map_err(not_parsed)?;
+    let spec: Spec = if rights::drop_unknown_capabilities(&mut document) {
+        serde_json::from_value(document.clone()).map_err(not_parsed)?
+    } else {
+        // From the text: its errors have a line.
+        serde_json::from_slice(json).map_err(not_parsed)?
+    };
     validate::check(&spec).map_err(|source| BundleError::Invalid { path: path(), source })?;
-    let document: Value = serde_json::from_slice(json).map_err(not_parsed)?;
     fields::check(&document).map_err(|source| BundleError::Unsupported { path: path(), source })?;
     Ok(spec)
 }

@@ -115,9 +115,8 @@ fn what_the_specification_forbids_is_told_by_field() {
 
 #[test]
 fn what_is_not_applied_yet_is_told_by_field() {
-    let error =
-        outcome(&default_with("/linux/seccomp", json!({"defaultAction": "SCMP_ACT_ALLOW"}))).unwrap_err();
-    let expected = "linux.seccomp is not supported yet; remove it from the bundle";
+    let error = outcome(&default_with("/linux/intelRdt", json!({"closID": "x"}))).unwrap_err();
+    let expected = "linux.intelRdt is not supported yet; remove it from the bundle";
     assert_eq!(error, format!("cannot do all that /b/config.json asks: {expected}"));
 }
 

@@ -12,6 +12,8 @@ pub(crate) mod limits;
 pub(crate) mod load;
 pub(crate) mod machine_size;
 pub(crate) mod mounts;
+pub(crate) mod rights;
+pub(crate) mod seccomp;
 pub(crate) mod sources;
 pub(crate) mod sysctl;
 pub(crate) mod to_agent;

@@ -1,13 +1,13 @@
 //! From the specification's terms to the agent's: a pure function.
 
 use agent_protocol::agent as proto;
-use oci_spec::runtime::{LinuxNamespaceType, Mount, Process, Spec};
+use oci_spec::runtime::{LinuxNamespaceType, LinuxPersonality, LinuxPersonalityDomain, Mount, Process, Spec};
 use proto::namespace::Kind;
 use protobuf::MessageField;
 
 use super::to_vm::{ROOTFS, mount_place};
 use super::validate::SpecError;
-use super::{devices, limits, mounts};
+use super::{devices, limits, mounts, rights, seccomp};
 
 /// The request that makes the container of a specification.
 ///
@@ -24,9 +24,15 @@ pub(crate) fn create_request(
     let masked = linux.and_then(|linux| linux.masked_paths().clone());
     let readonly = linux.and_then(|linux| linux.readonly_paths().clone());
     let namespaces = linux.and_then(|linux| linux.namespaces().as_deref()).unwrap_or_default();
+    let mut init = spec.process().as_ref().map(|spec| process(spec, streams)).transpose()?;
+    if let Some(init) = &mut init {
+        // Of config.md, "execCPUAffinity": it is for the processes that are executed besides the init.
+        init.cpus.clear();
+    }
+    let seccomp = linux.and_then(|linux| linux.seccomp().as_ref());
     Ok(proto::CreateContainerRequest {
         container_id: container_id.to_owned(),
-        process: MessageField::from_option(spec.process().as_ref().map(|spec| process(spec, streams))),
+        process: MessageField::from_option(init),
         root: MessageField::some(proto::Root {
             share_path: ROOTFS.to_owned(),
             readonly: spec.root().as_ref().and_then(|root| root.readonly()).unwrap_or(false),
@@ -42,14 +48,20 @@ pub(crate) fn create_request(
         devices: devices::to_agent(devices)?,
         masked_paths: masked.unwrap_or_default(),
         readonly_paths: readonly.unwrap_or_default(),
+        seccomp: MessageField::from_option(seccomp.map(seccomp::compile).transpose()?),
+        personality: linux.and_then(|linux| linux.personality().as_ref()).map(personality).transpose()?,
         ..Default::default()
     })
 }
 
-/// A process of a checked specification.
-pub(crate) fn process(spec: &Process, streams: proto::Streams) -> proto::Process {
+/// A process of a specification, or one for `exec`.
+///
+/// # Errors
+///
+/// [`SpecError`], unless the process has been checked.
+pub(crate) fn process(spec: &Process, streams: proto::Streams) -> Result<proto::Process, SpecError> {
     let user = spec.user();
-    proto::Process {
+    let mut process = proto::Process {
         args: spec.args().clone().unwrap_or_default(),
         env: spec.env().clone().unwrap_or_default(),
         cwd: spec.cwd().to_string_lossy().into_owned(),
@@ -69,7 +81,20 @@ pub(crate) fn process(spec: &Process, streams: proto::Streams) -> proto::Process
         })),
         streams: MessageField::some(streams),
         ..Default::default()
+    };
+    rights::apply(spec, &mut process)?;
+    Ok(process)
+}
+
+/// personality(2).
+pub(super) fn personality(personality: &LinuxPersonality) -> Result<u32, SpecError> {
+    if personality.flags().as_ref().is_some_and(|flags| !flags.is_empty()) {
+        return Err(SpecError::PersonalityFlags);
     }
+    Ok(match personality.domain() {
+        LinuxPersonalityDomain::PerLinux => 0,
+        LinuxPersonalityDomain::PerLinux32 => 8,
+    })
 }
 
 fn mount(index: usize, spec: &Mount) -> proto::Mount {

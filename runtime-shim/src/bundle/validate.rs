@@ -1,12 +1,15 @@
 //! Checks that need nothing but the configuration itself (OCI runtime specification, `config.md` and
 //! `config-linux.md`).
 
+use agent_protocol::agent as proto;
 use oci_spec::runtime::{LinuxNamespaceType, Process, Spec};
 
 use super::devices::{self, DeviceError};
 use super::limits::{self, LimitError};
+use super::rights::{self, RightsError};
+use super::seccomp::{self, SeccompError};
 use super::sysctl::{self, SysctlError};
-use super::{mounts, version};
+use super::{mounts, to_agent, version};
 
 /// What the specification forbids. Fields are spelt as it spells them.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -55,6 +58,15 @@ pub(crate) enum SpecError {
     /// Propagation of mounts.
     #[error("linux.rootfsPropagation `{0}` is none of shared, slave, private and unbindable")]
     Propagation(String),
+    /// The specification defines none.
+    #[error("linux.personality.flags must be empty")]
+    PersonalityFlags,
+    /// Rights of a process.
+    #[error(transparent)]
+    Rights(#[from] RightsError),
+    /// A filter.
+    #[error(transparent)]
+    Seccomp(#[from] SeccompError),
     /// A limit.
     #[error(transparent)]
     Limit(#[from] LimitError),
@@ -93,6 +105,11 @@ fn check_linux(spec: &Spec) -> Result<(), SpecError> {
     let Some(linux) = spec.linux() else { return Ok(()) };
     limits::of_new(linux.resources().as_ref())?;
     devices::to_agent(linux.devices().as_deref().unwrap_or_default())?;
+    linux.seccomp().as_ref().map(seccomp::check).transpose()?;
+    linux.personality().as_ref().map(to_agent::personality).transpose()?;
+    if linux.mount_label().as_ref().is_some_and(|label| !label.is_empty()) && !rights::host_has_selinux() {
+        return Err(RightsError::SeLinux("selinux mount label").into());
+    }
     for (field, paths) in
         [("linux.maskedPaths", linux.masked_paths()), ("linux.readonlyPaths", linux.readonly_paths())]
     {
@@ -124,7 +141,8 @@ pub(crate) fn check_process(process: &Process) -> Result<(), SpecError> {
         }
     }
     absolute("process.cwd", &process.cwd().to_string_lossy())?;
-    no_nul("process.user.username", process.user().username().as_deref().unwrap_or_default())
+    no_nul("process.user.username", process.user().username().as_deref().unwrap_or_default())?;
+    Ok(rights::apply(process, &mut proto::Process::default())?)
 }
 
 fn check_mounts(spec: &Spec) -> Result<(), SpecError> {

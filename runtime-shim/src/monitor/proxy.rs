@@ -77,7 +77,8 @@ pub(crate) fn run(
     // Unique among those of this container, as the process's number is on this host.
     let exec_id = format!("exec-{}", std::process::id());
     let mut workload = Workload { sandbox: None, signals: &signals, agent, exec_id };
-    let mut process = to_agent::process(&plan.process, tokens);
+    let mut process =
+        to_agent::process(&plan.process, tokens).map_err(|error| Failure::of_monitor(error.into()))?;
     if wants_terminal
         && let Ok(size) = terminal::size()
         && size.columns > 0
