@@ -4,9 +4,9 @@ use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::os::unix::process::ExitStatusExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -18,6 +18,25 @@ pub(crate) const IMAGE: &str = "box";
 /// Where dockerd listens.
 const DOCKER_SOCKET: &str = "unix:///run/docker.sock";
 
+/// Makes each function a test for each engine.
+macro_rules! each_engine {
+    ($($name:ident),+ $(,)?) => {
+        mod docker {
+            $(#[test]
+            fn $name() -> anyhow::Result<()> {
+                super::$name(crate::engine::Engine::docker()?)
+            })+
+        }
+        mod podman {
+            $(#[test]
+            fn $name() -> anyhow::Result<()> {
+                super::$name(crate::engine::Engine::podman()?)
+            })+
+        }
+    };
+}
+pub(crate) use each_engine;
+
 /// Once what they need runs, they are called by their command lines alone.
 #[derive(Debug)]
 pub(crate) struct Engine {
@@ -27,22 +46,33 @@ pub(crate) struct Engine {
 }
 
 impl Engine {
-    /// Both, ready to run containers. They end with the namespaces of the tests.
-    pub(crate) fn all() -> Result<&'static [Self]> {
-        static ALL: OnceLock<[Engine; 2]> = OnceLock::new();
-        static FIRST: Mutex<()> = Mutex::new(());
-        let _first = FIRST.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(all) = ALL.get() {
-            return Ok(all);
+    /// docker, with a dockerd that ends with the namespaces of the tests.
+    pub(crate) fn docker() -> Result<&'static Self> {
+        static DOCKER: Mutex<Option<&'static Engine>> = Mutex::new(None);
+        Self::once(&DOCKER, docker)
+    }
+
+    /// podman.
+    pub(crate) fn podman() -> Result<&'static Self> {
+        static PODMAN: Mutex<Option<&'static Engine>> = Mutex::new(None);
+        Self::once(&PODMAN, podman)
+    }
+
+    /// Makes it ready to run containers, the first time.
+    fn once(
+        slot: &Mutex<Option<&'static Self>>,
+        make: impl FnOnce(&Path) -> Result<Self>,
+    ) -> Result<&'static Self> {
+        let mut slot = slot.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(engine) = *slot {
+            return Ok(engine);
         }
+        // Kept: a daemon works in it until the namespaces of the tests end, and /tmp with them.
         let state =
-            tempfile::Builder::new().prefix("engines.").tempdir().context("cannot make a directory")?.keep();
-        let image = make_image(&state)?;
-        let all = [docker(&state)?, podman(&state)?];
-        for engine in &all {
-            engine.call(["import", &image.to_string_lossy(), IMAGE])?.expect(0)?;
-        }
-        Ok(ALL.get_or_init(|| all))
+            tempfile::Builder::new().prefix("engine.").tempdir().context("cannot make a directory")?.keep();
+        let engine: &'static Self = Box::leak(Box::new(make(&state)?));
+        engine.call(["import", &make_image(&state)?.to_string_lossy(), IMAGE])?.expect(0)?;
+        Ok(slot.insert(engine))
     }
 
     /// Runs one of its commands to its end.
@@ -159,7 +189,7 @@ impl Answer {
 }
 
 /// A tar of a bundle's root file system.
-fn make_image(state: &std::path::Path) -> Result<PathBuf> {
+fn make_image(state: &Path) -> Result<PathBuf> {
     let bundle = Bundle::shell("")?;
     let image = state.join("image.tar");
     let status = Command::new("tar").arg("-C").arg(bundle.rootfs()).arg("-cf").arg(&image).arg(".").status();
@@ -167,7 +197,7 @@ fn make_image(state: &std::path::Path) -> Result<PathBuf> {
     Ok(image)
 }
 
-fn docker(state: &std::path::Path) -> Result<Engine> {
+fn docker(state: &Path) -> Result<Engine> {
     let setup = Setup::get()?;
     let (config, log) = (state.join("daemon.json"), state.join("dockerd.log"));
     fs::write(&config, "{}").context("cannot write dockerd's configuration")?;
@@ -191,7 +221,7 @@ fn docker(state: &std::path::Path) -> Result<Engine> {
     Ok(engine)
 }
 
-fn podman(state: &std::path::Path) -> Result<Engine> {
+fn podman(state: &Path) -> Result<Engine> {
     let runtime = Setup::get()?.program("runv");
     let mut global: Vec<OsString> = vec!["--root".into(), state.join("podman").into()];
     global.extend(["--runroot", "/run/podman", "--cgroup-manager", "cgroupfs"].map(OsString::from));

@@ -7,102 +7,93 @@ use e2e::{Census, Deadline, alone, together};
 
 use crate::engine::Engine;
 
+crate::engine::each_engine! {
+    a_container_has_a_kernel_of_its_own_and_its_status_is_passed_on,
+    what_cannot_be_executed_has_the_statuses_of_a_shell,
+    stop_asks_and_kill_does_not,
+    a_paused_container_stands_still,
+    a_monitor_that_is_killed_takes_the_machine_along,
+    a_container_that_is_removed_by_force_leaves_nothing,
+}
+
 /// Runs until it is told to end, which it does with status 3.
 const UNTIL_TERM: &str = "trap 'exit 3' TERM; echo started; while :; do sleep 0.1; done";
 
-#[test]
-fn a_container_has_a_kernel_of_its_own_and_its_status_is_passed_on() -> Result<()> {
+fn a_container_has_a_kernel_of_its_own_and_its_status_is_passed_on(engine: &Engine) -> Result<()> {
     let _order = together();
     let host = std::fs::read_to_string("/proc/sys/kernel/osrelease")?;
-    for engine in Engine::all()? {
-        let answer = engine.run(&[], "uname -r; echo error >&2; exit 7")?.expect(7)?;
-        assert!(answer.stdout.trim().ends_with("-runv"), "{answer:?}");
-        assert_ne!(answer.stdout, host);
-        assert!(answer.stderr.contains("error\n"), "{answer:?}");
-        engine.run(&[], "kill -9 $$")?.expect(137)?;
-    }
+    let answer = engine.run(&[], "uname -r; echo error >&2; exit 7")?.expect(7)?;
+    assert!(answer.stdout.trim().ends_with("-runv"), "{answer:?}");
+    assert_ne!(answer.stdout, host);
+    assert!(answer.stderr.contains("error\n"), "{answer:?}");
+    engine.run(&[], "kill -9 $$")?.expect(137)?;
     Ok(())
 }
 
-#[test]
-fn what_cannot_be_executed_has_the_statuses_of_a_shell() -> Result<()> {
+fn what_cannot_be_executed_has_the_statuses_of_a_shell(engine: &Engine) -> Result<()> {
     let _order = together();
-    for engine in Engine::all()? {
-        let run = ["run", "--rm", "--network", "none", crate::engine::IMAGE];
-        let missing = engine.call(run.iter().chain(&["/bin/missing"]))?.expect(127)?;
-        assert!(missing.stderr.contains("/bin/missing"), "{missing:?}");
-        engine.call(run.iter().chain(&["/etc/passwd"]))?.expect(126)?;
-        let container = engine.start(&[], UNTIL_TERM)?;
-        let command = ["exec", &container.id, "/bin/missing"];
-        let code = engine.call(command)?.code;
-        // docker 20.10 says 126 here with runc too.
-        ensure!(code == 127 || (engine.name == "docker" && code == 126), "{}: {code}", engine.name);
-        container.exec(&[], "exit 5")?.expect(5)?;
-    }
+    let run = ["run", "--rm", "--network", "none", crate::engine::IMAGE];
+    let missing = engine.call(run.iter().chain(&["/bin/missing"]))?.expect(127)?;
+    assert!(missing.stderr.contains("/bin/missing"), "{missing:?}");
+    engine.call(run.iter().chain(&["/etc/passwd"]))?.expect(126)?;
+    let container = engine.start(&[], UNTIL_TERM)?;
+    let command = ["exec", &container.id, "/bin/missing"];
+    let code = engine.call(command)?.code;
+    // docker 20.10 says 126 here with runc too.
+    ensure!(code == 127 || (engine.name == "docker" && code == 126), "{}: {code}", engine.name);
+    container.exec(&[], "exit 5")?.expect(5)?;
     Ok(())
 }
 
-#[test]
-fn stop_asks_and_kill_does_not() -> Result<()> {
+fn stop_asks_and_kill_does_not(engine: &Engine) -> Result<()> {
     let _order = together();
-    for engine in Engine::all()? {
-        let container = engine.start(&[], UNTIL_TERM)?;
-        container.wrote("started")?;
-        container.call(&["stop"])?.expect(0)?;
-        assert_eq!(container.inspect(".State.ExitCode")?, "3", "{}", engine.name);
-        container.call(&["start"])?.expect(0)?;
-        assert_eq!(container.inspect(".State.Running")?, "true");
-        container.call(&["kill"])?.expect(0)?;
-        assert_eq!(container.wait()?, 137, "{}", engine.name);
-    }
+    let container = engine.start(&[], UNTIL_TERM)?;
+    container.wrote("started")?;
+    container.call(&["stop"])?.expect(0)?;
+    assert_eq!(container.inspect(".State.ExitCode")?, "3", "{}", engine.name);
+    container.call(&["start"])?.expect(0)?;
+    assert_eq!(container.inspect(".State.Running")?, "true");
+    container.call(&["kill"])?.expect(0)?;
+    assert_eq!(container.wait()?, 137, "{}", engine.name);
     Ok(())
 }
 
-#[test]
-fn a_paused_container_stands_still() -> Result<()> {
+fn a_paused_container_stands_still(engine: &Engine) -> Result<()> {
     let _order = together();
-    for engine in Engine::all()? {
-        let container = engine.start(&[], UNTIL_TERM)?;
-        container.call(&["pause"])?.expect(0)?;
-        assert_eq!(container.inspect(".State.Status")?, "paused");
-        let refused = container.exec(&[], "true")?;
-        assert_ne!(refused.code, 0, "{refused:?}");
-        container.call(&["unpause"])?.expect(0)?;
-        container.exec(&[], "true")?.expect(0)?;
-    }
+    let container = engine.start(&[], UNTIL_TERM)?;
+    container.call(&["pause"])?.expect(0)?;
+    assert_eq!(container.inspect(".State.Status")?, "paused");
+    let refused = container.exec(&[], "true")?;
+    assert_ne!(refused.code, 0, "{refused:?}");
+    container.call(&["unpause"])?.expect(0)?;
+    container.exec(&[], "true")?.expect(0)?;
     Ok(())
 }
 
-#[test]
-fn a_monitor_that_is_killed_takes_the_machine_along() -> Result<()> {
+fn a_monitor_that_is_killed_takes_the_machine_along(engine: &Engine) -> Result<()> {
     let _order = together();
-    for engine in Engine::all()? {
-        let container = engine.start(&[], UNTIL_TERM)?;
-        let pid = container.inspect(".State.Pid")?;
-        let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"))?;
-        assert!(children.split_whitespace().count() >= 2, "{}: {pid} has {children:?}", engine.name);
-        std::process::Command::new("kill").args(["-9", &pid]).status()?;
-        assert_eq!(container.wait()?, 137, "{}", engine.name);
-        Deadline::generous()?.wait_for("the machine's end", || {
-            let gone = |child: &str| !std::path::Path::new("/proc").join(child).exists();
-            Ok(children.split_whitespace().all(gone).then_some(()))
-        })?;
-    }
+    let container = engine.start(&[], UNTIL_TERM)?;
+    let pid = container.inspect(".State.Pid")?;
+    let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"))?;
+    assert!(children.split_whitespace().count() >= 2, "{}: {pid} has {children:?}", engine.name);
+    std::process::Command::new("kill").args(["-9", &pid]).status()?;
+    assert_eq!(container.wait()?, 137, "{}", engine.name);
+    Deadline::generous()?.wait_for("the machine's end", || {
+        let gone = |child: &str| !std::path::Path::new("/proc").join(child).exists();
+        Ok(children.split_whitespace().all(gone).then_some(()))
+    })?;
     Ok(())
 }
 
-#[test]
-fn a_container_that_is_removed_by_force_leaves_nothing() -> Result<()> {
+fn a_container_that_is_removed_by_force_leaves_nothing(engine: &Engine) -> Result<()> {
     let _order = alone();
-    for engine in Engine::all()? {
-        // The engine's own files are there after its first container.
-        engine.run(&[], "true")?.expect(0)?;
-        let before = Census::take()?;
-        for _ in 0..3 {
-            let container = engine.start(&[], UNTIL_TERM)?;
-            container.call(&["rm", "--force"])?.expect(0)?;
-        }
-        before.restored(Deadline::after(Duration::from_secs(10))?)?;
+    // The engine's own files are there after its first container.
+    engine.run(&[], "true")?.expect(0)?;
+    let before = Census::take()?;
+    for _ in 0..3 {
+        let container = engine.start(&[], UNTIL_TERM)?;
+        container.call(&["rm", "--force"])?.expect(0)?;
     }
+    before.restored(Deadline::after(Duration::from_secs(10))?)?;
     Ok(())
 }

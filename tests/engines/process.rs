@@ -5,71 +5,62 @@ use e2e::together;
 
 use crate::engine::{Engine, IMAGE};
 
+crate::engine::each_engine! {
+    stdin_goes_in_and_ends,
+    a_terminal_is_one,
+    environment_user_and_directory_are_as_asked,
+    exec_is_in_the_container,
+    top_and_logs_tell,
+}
+
 const UNTIL_KILLED: &str = "echo started; while :; do sleep 0.1; done";
 
-#[test]
-fn stdin_goes_in_and_ends() -> Result<()> {
+fn stdin_goes_in_and_ends(engine: &Engine) -> Result<()> {
     let _order = together();
-    for engine in Engine::all()? {
-        let run = ["run", "--rm", "--interactive", "--network", "none", IMAGE, "cat"];
-        assert_eq!(engine.call_with(run, "one\ntwo\n")?.expect(0)?.stdout, "one\ntwo\n");
-        let container = engine.start(&[], UNTIL_KILLED)?;
-        let exec = ["exec", "--interactive", &container.id, "cat"];
-        assert_eq!(engine.call_with(exec, "three\n")?.expect(0)?.stdout, "three\n", "{}", engine.name);
-    }
+    let run = ["run", "--rm", "--interactive", "--network", "none", IMAGE, "cat"];
+    assert_eq!(engine.call_with(run, "one\ntwo\n")?.expect(0)?.stdout, "one\ntwo\n");
+    let container = engine.start(&[], UNTIL_KILLED)?;
+    let exec = ["exec", "--interactive", &container.id, "cat"];
+    assert_eq!(engine.call_with(exec, "three\n")?.expect(0)?.stdout, "three\n", "{}", engine.name);
     Ok(())
 }
 
-#[test]
-fn a_terminal_is_one() -> Result<()> {
+fn a_terminal_is_one(engine: &Engine) -> Result<()> {
     let _order = together();
-    for engine in Engine::all()? {
-        let answer =
-            engine.run(&["--tty"], "tty; test -t 0 && test -t 1 && test -t 2 && echo all")?.expect(0)?;
-        assert!(answer.stdout.contains("/dev/") && answer.stdout.contains("all"), "{answer:?}");
-    }
+    let answer = engine.run(&["--tty"], "tty; test -t 0 && test -t 1 && test -t 2 && echo all")?.expect(0)?;
+    assert!(answer.stdout.contains("/dev/") && answer.stdout.contains("all"), "{answer:?}");
     Ok(())
 }
 
-#[test]
-fn environment_user_and_directory_are_as_asked() -> Result<()> {
+fn environment_user_and_directory_are_as_asked(engine: &Engine) -> Result<()> {
     let _order = together();
-    for engine in Engine::all()? {
-        let options = ["--env", "ANSWER=42", "--user", "1000:50", "--workdir", "/tmp", "--hostname", "guest"];
-        let answer = engine.run(&options, "echo $ANSWER $(id -u):$(id -g) $(pwd) $(hostname)")?.expect(0)?;
-        assert_eq!(answer.stdout, "42 1000:50 /tmp guest\n", "{}", engine.name);
-        let container = engine.start(&options, UNTIL_KILLED)?;
-        let script = "echo $ANSWER $OTHER $(id -u) $(pwd)";
-        let answer =
-            container.exec(&["--env", "OTHER=7", "--user", "0", "--workdir", "/"], script)?.expect(0)?;
-        assert_eq!(answer.stdout, "42 7 0 /\n", "{}", engine.name);
-    }
+    let options = ["--env", "ANSWER=42", "--user", "1000:50", "--workdir", "/tmp", "--hostname", "guest"];
+    let answer = engine.run(&options, "echo $ANSWER $(id -u):$(id -g) $(pwd) $(hostname)")?.expect(0)?;
+    assert_eq!(answer.stdout, "42 1000:50 /tmp guest\n", "{}", engine.name);
+    let container = engine.start(&options, UNTIL_KILLED)?;
+    let script = "echo $ANSWER $OTHER $(id -u) $(pwd)";
+    let answer = container.exec(&["--env", "OTHER=7", "--user", "0", "--workdir", "/"], script)?.expect(0)?;
+    assert_eq!(answer.stdout, "42 7 0 /\n", "{}", engine.name);
     Ok(())
 }
 
-#[test]
-fn exec_is_in_the_container() -> Result<()> {
+fn exec_is_in_the_container(engine: &Engine) -> Result<()> {
     let _order = together();
-    for engine in Engine::all()? {
-        let container = engine.start(&[], &format!("echo here >/tmp/mark; {UNTIL_KILLED}"))?;
-        container.wrote("started")?;
-        let answer = container
-            .exec(&[], "cat /tmp/mark; cat /proc/1/cmdline | tr '\\0' ' '; echo error >&2; exit 9")?;
-        let answer = answer.expect(9)?;
-        assert!(answer.stdout.starts_with("here\nsh -c echo here"), "{answer:?}");
-        assert_eq!(answer.stderr.lines().next(), Some("error"), "{answer:?}");
-    }
+    let container = engine.start(&[], &format!("echo here >/tmp/mark; {UNTIL_KILLED}"))?;
+    container.wrote("started")?;
+    let answer =
+        container.exec(&[], "cat /tmp/mark; cat /proc/1/cmdline | tr '\\0' ' '; echo error >&2; exit 9")?;
+    let answer = answer.expect(9)?;
+    assert!(answer.stdout.starts_with("here\nsh -c echo here"), "{answer:?}");
+    assert_eq!(answer.stderr.lines().next(), Some("error"), "{answer:?}");
     Ok(())
 }
 
-#[test]
-fn top_and_logs_tell() -> Result<()> {
+fn top_and_logs_tell(engine: &Engine) -> Result<()> {
     let _order = together();
-    for engine in Engine::all()? {
-        let container = engine.start(&[], UNTIL_KILLED)?;
-        container.wrote("started")?;
-        let answer = container.call(&["top"])?.expect(0)?;
-        assert!(answer.stdout.lines().count() >= 2, "{}: {answer:?}", engine.name);
-    }
+    let container = engine.start(&[], UNTIL_KILLED)?;
+    container.wrote("started")?;
+    let answer = container.call(&["top"])?.expect(0)?;
+    assert!(answer.stdout.lines().count() >= 2, "{}: {answer:?}", engine.name);
     Ok(())
 }

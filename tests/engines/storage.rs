@@ -7,42 +7,40 @@ use e2e::together;
 
 use crate::engine::Engine;
 
-#[test]
-fn volumes_are_shared_with_the_host() -> Result<()> {
+crate::engine::each_engine! {
+    volumes_are_shared_with_the_host,
+    a_read_only_root_has_writable_places,
+    names_and_hosts_are_the_engines,
+}
+
+fn volumes_are_shared_with_the_host(engine: &Engine) -> Result<()> {
     let _order = together();
-    for engine in Engine::all()? {
-        let directory = tempfile::Builder::new().prefix("volume.").tempdir()?;
-        fs::write(directory.path().join("in"), "from the host\n")?;
-        let writable = format!("{}:/writable", directory.path().display());
-        let readonly = format!("{}:/readonly:ro", directory.path().display());
-        let file = format!("{}:/etc/one", directory.path().join("in").display());
-        let options = ["--volume", &writable, "--volume", &readonly, "--volume", &file];
-        let script = "cat /readonly/in /etc/one; echo from the guest >/writable/out; touch /readonly/x || echo refused";
-        let answer = engine.run(&options, script)?.expect(0)?;
-        assert_eq!(answer.stdout, "from the host\nfrom the host\nrefused\n", "{}", engine.name);
-        assert_eq!(fs::read_to_string(directory.path().join("out"))?, "from the guest\n");
-    }
+    let directory = tempfile::Builder::new().prefix("volume.").tempdir()?;
+    fs::write(directory.path().join("in"), "from the host\n")?;
+    let writable = format!("{}:/writable", directory.path().display());
+    let readonly = format!("{}:/readonly:ro", directory.path().display());
+    let file = format!("{}:/etc/one", directory.path().join("in").display());
+    let options = ["--volume", &writable, "--volume", &readonly, "--volume", &file];
+    let script =
+        "cat /readonly/in /etc/one; echo from the guest >/writable/out; touch /readonly/x || echo refused";
+    let answer = engine.run(&options, script)?.expect(0)?;
+    assert_eq!(answer.stdout, "from the host\nfrom the host\nrefused\n", "{}", engine.name);
+    assert_eq!(fs::read_to_string(directory.path().join("out"))?, "from the guest\n");
     Ok(())
 }
 
-#[test]
-fn a_read_only_root_has_writable_places() -> Result<()> {
+fn a_read_only_root_has_writable_places(engine: &Engine) -> Result<()> {
     let _order = together();
-    for engine in Engine::all()? {
-        let script = "touch /x || echo refused; touch /scratch/x /dev/shm/x && echo there";
-        let answer = engine.run(&["--read-only", "--tmpfs", "/scratch"], script)?.expect(0)?;
-        assert_eq!(answer.stdout, "refused\nthere\n", "{}", engine.name);
-    }
+    let script = "touch /x || echo refused; touch /scratch/x /dev/shm/x && echo there";
+    let answer = engine.run(&["--read-only", "--tmpfs", "/scratch"], script)?.expect(0)?;
+    assert_eq!(answer.stdout, "refused\nthere\n", "{}", engine.name);
     Ok(())
 }
 
-#[test]
-fn names_and_hosts_are_the_engines() -> Result<()> {
+fn names_and_hosts_are_the_engines(engine: &Engine) -> Result<()> {
     let _order = together();
-    for engine in Engine::all()? {
-        let answer =
-            engine.run(&["--hostname", "guest"], "cat /etc/hostname; test -s /etc/hosts && echo hosts")?;
-        assert_eq!(answer.expect(0)?.stdout, "guest\nhosts\n", "{}", engine.name);
-    }
+    let answer =
+        engine.run(&["--hostname", "guest"], "cat /etc/hostname; test -s /etc/hosts && echo hosts")?;
+    assert_eq!(answer.expect(0)?.stdout, "guest\nhosts\n", "{}", engine.name);
     Ok(())
 }
