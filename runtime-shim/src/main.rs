@@ -16,6 +16,7 @@ mod container;
 mod control;
 mod exit_code;
 mod failure;
+mod hooks;
 mod host_cgroup;
 mod host_namespace;
 mod io;

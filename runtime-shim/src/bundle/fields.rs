@@ -15,12 +15,7 @@ pub(crate) struct FieldError(String);
 const FIELDS: &[&str] = &[
     "mounts[].uidMappings",
     "mounts[].gidMappings",
-    "hooks.prestart",
-    "hooks.createRuntime",
-    "hooks.createContainer",
     "hooks.startContainer",
-    "hooks.poststart",
-    "hooks.poststop",
     "linux.resources.network",
     "linux.resources.rdma",
     "linux.uidMappings",
@@ -74,7 +69,7 @@ mod tests {
     #[test]
     fn a_refused_field_is_named_with_its_place() {
         for (document, place) in [
-            (json!({"hooks": {"poststop": [{"path": "/x"}]}}), "hooks.poststop"),
+            (json!({"hooks": {"startContainer": [{"path": "/x"}]}}), "hooks.startContainer"),
             (json!({"mounts": [{}, {"uidMappings": [{"containerID": 0}]}]}), "mounts[1].uidMappings"),
             (json!({"linux": {"resources": {"network": {"classID": 5}}}}), "linux.resources.network"),
             (json!({"linux": {"memoryPolicy": {"mode": "MPOL_BIND"}}}), "linux.memoryPolicy"),

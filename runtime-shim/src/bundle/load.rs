@@ -27,6 +27,20 @@ pub(crate) struct Bundle {
 }
 
 impl Bundle {
+    /// Whether programs of the host are to be run along with it.
+    pub(crate) fn has_hooks(&self) -> bool {
+        self.spec.hooks().as_ref().is_some_and(|hooks| {
+            let lists = [
+                hooks.prestart(),
+                hooks.create_runtime(),
+                hooks.create_container(),
+                hooks.poststart(),
+                hooks.poststop(),
+            ];
+            lists.into_iter().flatten().any(|list| !list.is_empty())
+        })
+    }
+
     /// Whether the workload gets a terminal.
     pub(crate) fn wants_terminal(&self) -> bool {
         self.spec.process().as_ref().is_some_and(|process| process.terminal().unwrap_or(false))

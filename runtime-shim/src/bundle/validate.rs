@@ -55,6 +55,16 @@ pub(crate) enum SpecError {
     /// A name that would be set for more than the container.
     #[error("{0} needs a new uts namespace in linux.namespaces")]
     NameWithoutNamespace(&'static str),
+    /// A hook.
+    #[error("hooks.{list}[{index}]: {reason}")]
+    Hook {
+        /// Which list.
+        list: &'static str,
+        /// Place in it.
+        index: usize,
+        /// Why not.
+        reason: &'static str,
+    },
     /// Propagation of mounts.
     #[error("linux.rootfsPropagation `{0}` is none of shared, slave, private and unbindable")]
     Propagation(String),
@@ -95,6 +105,7 @@ pub(crate) fn check(spec: &Spec) -> Result<(), SpecError> {
     check_mounts(spec)?;
     check_namespaces(spec)?;
     check_names(spec)?;
+    check_hooks(spec)?;
     check_propagation(spec)?;
     check_linux(spec)?;
     Ok(sysctl::check(spec)?)
@@ -198,6 +209,30 @@ fn check_names(spec: &Spec) -> Result<(), SpecError> {
         no_nul(field, name)?;
         if !name.is_empty() && !has_uts {
             return Err(SpecError::NameWithoutNamespace(field));
+        }
+    }
+    Ok(())
+}
+
+fn check_hooks(spec: &Spec) -> Result<(), SpecError> {
+    let Some(all) = spec.hooks() else { return Ok(()) };
+    let lists = [
+        ("prestart", all.prestart()),
+        ("createRuntime", all.create_runtime()),
+        ("createContainer", all.create_container()),
+        ("startContainer", all.start_container()),
+        ("poststart", all.poststart()),
+        ("poststop", all.poststop()),
+    ];
+    for (list, hooks) in lists {
+        for (index, hook) in hooks.iter().flatten().enumerate() {
+            let refuse = |reason| Err(SpecError::Hook { list, index, reason });
+            if !hook.path().is_absolute() {
+                return refuse("its path is not absolute");
+            }
+            if hook.timeout().is_some_and(|seconds| seconds <= 0) {
+                return refuse("its timeout is not greater than zero");
+            }
         }
     }
     Ok(())

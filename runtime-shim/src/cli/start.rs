@@ -6,9 +6,11 @@ use clap::Args;
 use super::flags::Global;
 use crate::container::id::ContainerId;
 use crate::container::record::{Record, Status};
+use crate::container::remove;
 use crate::container::store::Folder;
 use crate::control::client::{self, ControlError};
 use crate::failure::Failure;
+use crate::hooks::{self, Moment};
 
 /// Start a created container
 #[derive(Debug, Args)]
@@ -31,7 +33,12 @@ pub(super) fn start(folder: &Folder, record: &Record) -> Result<(), Failure> {
         Status::Running => return Err(anyhow!("cannot start an already running container").into()),
         other => return Err(anyhow!("cannot start a container in the {} state", other.as_str()).into()),
     }
-    client::start(folder).map_err(of_control)
+    client::start(folder).map_err(of_control)?;
+    if let Err(error) = hooks::run(Moment::Poststart, record) {
+        remove::end(record)?;
+        return Err(error.into());
+    }
+    Ok(())
 }
 
 fn of_control(error: ControlError) -> Failure {

@@ -14,6 +14,7 @@ use super::store::{Folder, Store};
 use crate::bundle::load::{self, Bundle};
 use crate::control::message::{receive, send};
 use crate::failure::Failure;
+use crate::hooks::{self, Moment};
 use crate::host_cgroup;
 use crate::io::console;
 use crate::monitor::launch::{Launched, Parent, Streams, launch};
@@ -101,7 +102,7 @@ fn launch_monitor(
         cgroups,
     };
     let launched = launch("monitor", &plan, streams, order.parent).context("cannot start the monitor")?;
-    await_creation(&launched)?;
+    await_creation(&launched, folder)?;
     if let Some(path) = order.pid_file {
         write_pid_file(path, folder.read()?.monitor.pid).context("cannot write the pid file")?;
     }
@@ -115,11 +116,15 @@ fn terminal(bundle: &Bundle, socket: &Path) -> Result<std::os::fd::OwnedFd, Fail
     Ok(console::open_for(socket, rows, columns)?)
 }
 
-fn await_creation(launched: &Launched) -> Result<(), Failure> {
+fn await_creation(launched: &Launched, folder: &Folder) -> Result<(), Failure> {
     loop {
         let announced = receive::<Announcement>(&launched.socket).context("cannot hear of the monitor")?;
         match announced {
             Some((Announcement::Prepared, _)) => {
+                let record = folder.read()?;
+                for moment in [Moment::Prestart, Moment::CreateRuntime, Moment::CreateContainer] {
+                    hooks::run(moment, &record)?;
+                }
                 send(&launched.socket, &Proceed, None).context("cannot speak to the monitor")?;
             }
             Some((Announcement::Created, _)) => return Ok(()),

@@ -3,8 +3,11 @@
 use std::time::Duration;
 
 use super::process::ProcessId;
+use super::record::Record;
 use super::store::{Folder, StoreError};
+use crate::hooks::{self, Moment};
 use crate::host_cgroup::{self, CgroupError};
+use crate::report;
 
 /// How long killed processes may take to end; runc waits as long.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -32,21 +35,34 @@ pub(crate) enum RemoveError {
 /// Kills what runs of the container and removes what is left. When it returns, no process of it holds a file of
 /// the host open: engines unmount the root file system next.
 pub(crate) fn clear(folder: &Folder) -> Result<(), RemoveError> {
-    match folder.read() {
+    let record = folder.read();
+    match &record {
         Ok(record) => {
-            // `create` that cleans up after itself is still in the record, if the monitor never came that far.
-            if ProcessId::own().ok() != Some(record.monitor) {
-                kill(record.monitor)?;
-            }
-            // They die with the monitor by themselves; waiting for them is enough, but a kill cannot hurt.
-            record.children.iter().try_for_each(|child| kill(*child))?;
+            end(record)?;
             host_cgroup::remove(&record.cgroups)?;
         }
         // Killed before it wrote a record, so before it started a process.
         Err(StoreError::Foreign(_)) if folder.is_ours() => {}
-        Err(error) => return Err(error.into()),
+        Err(_) => return Err(record.err().unwrap_or(StoreError::NotFound).into()),
     }
-    Ok(folder.remove()?)
+    folder.remove()?;
+    if let Ok(record) = record
+        && let Err(error) = hooks::run(Moment::Poststop, &record)
+    {
+        // The container is gone, and no hook can bring it back.
+        report::warning(&report::chain(&error));
+    }
+    Ok(())
+}
+
+/// Kills the container's processes, and waits until they have ended.
+pub(crate) fn end(record: &Record) -> Result<(), RemoveError> {
+    // `create` that cleans up after itself is still in the record, if the monitor never came that far.
+    if ProcessId::own().ok() != Some(record.monitor) {
+        kill(record.monitor)?;
+    }
+    // They die with the monitor by themselves; waiting for them is enough, but a kill cannot hurt.
+    record.children.iter().try_for_each(|child| kill(*child))
 }
 
 fn kill(process: ProcessId) -> Result<(), RemoveError> {

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use serde::Serialize;
+use serde_json::json;
 
 use super::record::{Record, Status};
 
@@ -52,5 +53,22 @@ impl State {
             annotations: record.annotations.clone(),
             owner: "root".to_owned(),
         }
+    }
+
+    /// The document for hooks: what the specification's state has, and no more.
+    pub(crate) fn for_hooks(&self) -> String {
+        let mut state = json!({
+            "ociVersion": self.oci_version,
+            "id": self.id,
+            "status": self.status,
+            "bundle": self.bundle,
+        });
+        if self.pid != 0 {
+            state["pid"] = json!(self.pid);
+        }
+        if !self.annotations.is_empty() {
+            state["annotations"] = json!(self.annotations);
+        }
+        state.to_string()
     }
 }

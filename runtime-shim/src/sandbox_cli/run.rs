@@ -79,6 +79,12 @@ pub(super) fn main(arguments: &Arguments) -> Result<u8, Failure> {
         crate::report::show_log();
     }
     let bundle = load::load(&arguments.bundle)?;
+    if bundle.has_hooks() {
+        return Err(anyhow::anyhow!(
+            "config.json has hooks, which `sandbox run` does not run; use `runv run`"
+        )
+        .into());
+    }
     if bundle.wants_terminal() {
         terminal::check()?;
     }
