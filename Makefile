@@ -70,7 +70,7 @@ initrd: programs
 
 ##@ Check
 .PHONY: test
-test: build lint unit e2e nested ## Every test: units, end to end with QEMU, end to end in the nested KVM host
+test: build lint unit e2e engines nested ## Every test: units, end to end with QEMU, engines, the nested KVM host
 
 .PHONY: lint
 lint: | setup ## Format, clippy and documentation, with warnings as errors
@@ -85,6 +85,10 @@ unit: | setup ## Unit tests of every part
 .PHONY: e2e
 e2e: build ## End to end on this host, with the driver qemu
 	tests/run qemu
+
+.PHONY: engines
+engines: build ## docker and podman with the runtime runv, on this host
+	tests/run engines
 
 .PHONY: nested
 nested: build ## End to end in a nested KVM host, with the driver builtin, 1 and 2 vCPUs

@@ -26,7 +26,6 @@ fn a_container_has_a_kernel_of_its_own_and_its_status_is_passed_on(engine: &Engi
     assert!(answer.stdout.trim().ends_with("-runv"), "{answer:?}");
     assert_ne!(answer.stdout, host);
     assert!(answer.stderr.contains("error\n"), "{answer:?}");
-    engine.run(&[], "kill -9 $$")?.expect(137)?;
     Ok(())
 }
 

@@ -28,7 +28,7 @@ fn processes_and_processors_are_limited(engine: &Engine) -> Result<()> {
     let _order = together();
     let options = ["--pids-limit", "20", "--cpus", "0.5", "--cpu-shares", "512"];
     let answer = engine.run(&options, "cd /sys/fs/cgroup; cat pids.max cpu.max cpu.weight")?.expect(0)?;
-    assert_eq!(answer.stdout, "20\n50000 100000\n20\n", "{}", engine.name);
+    assert_eq!(answer.stdout, "20\n50000 100000\n59\n", "{}", engine.name);
     Ok(())
 }
 
@@ -37,7 +37,7 @@ fn limits_can_be_changed(engine: &Engine) -> Result<()> {
     let container = engine.start(&["--pids-limit", "50"], "while :; do sleep 0.1; done")?;
     container.call(&["update", "--cpu-shares", "512"])?.expect(0)?;
     let answer = container.exec(&[], "cat /sys/fs/cgroup/cpu.weight /sys/fs/cgroup/pids.max")?.expect(0)?;
-    assert_eq!(answer.stdout, "20\n50\n", "{}", engine.name);
+    assert_eq!(answer.stdout, "59\n50\n", "{}", engine.name);
     Ok(())
 }
 
