@@ -97,7 +97,7 @@ fn confine(fs: Option<&FsConfig>) -> Result<Option<FsDevice>> {
     let proc_self_fd = jail::root::clone_proc_self_fd().map_err(FsError::ProcSelfFd)?;
     jail::root::enter(&share::root_plan(&config.exports))?;
     let file_system = options::open(config, proc_self_fd, open_files)?;
-    Ok(Some(FsDevice::new(file_system)))
+    Ok(Some(FsDevice::new(file_system, options::lifetime(config.cache))))
 }
 
 /// Ends the process when the other end of `lifeline` is closed: the shim, which alone could stop it, is gone.

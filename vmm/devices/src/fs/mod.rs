@@ -6,6 +6,7 @@
 //! where the host's disk, not the guest, is what one waits for.
 
 use std::io;
+use std::time::Duration;
 
 use virtiofsd::descriptor_utils::{Reader, Writer};
 use virtiofsd::fuse::{InHeader, Opcode, OutHeader};
@@ -16,6 +17,7 @@ use crate::device::Device;
 use crate::queue::{Chain, DeviceQueue, GuestRam};
 
 pub mod options;
+mod reply;
 pub mod share;
 
 /// One queue for urgent requests, one for all others (virtio 1.2 section 5.11.2).
@@ -25,6 +27,7 @@ const QUEUE_COUNT: usize = 2;
 /// backend that offers one.
 pub struct FsDevice {
     server: Server<PassthroughFs>,
+    absence: Duration,
 }
 
 /// Why the share cannot be served.
@@ -38,17 +41,18 @@ pub enum FsError {
 }
 
 impl FsDevice {
-    /// Serves `file_system`.
+    /// Serves `file_system`. `absence` is for how long the guest may remember that there is no such file.
     #[must_use]
-    pub fn new(file_system: PassthroughFs) -> Self {
-        Self { server: Server::new(file_system) }
+    pub fn new(file_system: PassthroughFs, absence: Duration) -> Self {
+        Self { server: Server::new(file_system), absence }
     }
 
     /// Serves one request; returns how many bytes the reply has.
     fn serve(&self, memory: &GuestRam, chain: Chain<'_>) -> u32 {
         let Ok(mut peek) = Reader::new(memory, chain.clone()) else { return 0 };
         let Ok(header) = peek.read_obj::<InHeader>() else { return 0 };
-        let (Ok(reader), Ok(writer)) = (Reader::new(memory, chain.clone()), Writer::new(memory, chain))
+        let (Ok(reader), Ok(writer)) =
+            (Reader::new(memory, chain.clone()), Writer::new(memory, chain.clone()))
         else {
             return 0;
         };
@@ -57,8 +61,8 @@ impl FsDevice {
         if writer.available_bytes() < size_of::<OutHeader>() && expects_reply(header.opcode) {
             return 0;
         }
-        let reply = self.server.handle_message(reader, writer, None::<&mut ()>);
-        reply.ok().and_then(|length| u32::try_from(length).ok()).unwrap_or(0)
+        let Ok(length) = self.server.handle_message(reader, writer, None::<&mut ()>) else { return 0 };
+        u32::try_from(reply::amend(memory, chain, &header, length, self.absence)).unwrap_or(0)
     }
 }
 

@@ -28,17 +28,28 @@ pub fn open(config: &FsConfig, proc_self_fd: OwnedFd, open_files: u64) -> Result
     PassthroughFs::new(options).map_err(FsError::Open)
 }
 
+/// For how long the guest may believe what it has been told of names and attributes.
+#[must_use]
+pub fn lifetime(cache: CacheMode) -> Duration {
+    match cache {
+        CacheMode::Never => Duration::ZERO,
+        CacheMode::Auto => Duration::from_secs(1),
+        CacheMode::Always => Duration::from_secs(24 * 60 * 60),
+    }
+}
+
 fn passthrough_config(config: &FsConfig) -> Config {
-    let (cache_policy, timeout) = match config.cache {
-        CacheMode::Never => (CachePolicy::Never, Duration::ZERO),
-        CacheMode::Auto => (CachePolicy::Auto, Duration::from_secs(1)),
-        CacheMode::Always => (CachePolicy::Always, Duration::from_secs(24 * 60 * 60)),
+    let cache_policy = match config.cache {
+        CacheMode::Never => CachePolicy::Never,
+        CacheMode::Auto => CachePolicy::Auto,
+        CacheMode::Always => CachePolicy::Always,
     };
+    let lifetime = lifetime(config.cache);
     Config {
         root_dir: share::ROOT.to_owned(),
         cache_policy,
-        entry_timeout: timeout,
-        attr_timeout: timeout,
+        entry_timeout: lifetime,
+        attr_timeout: lifetime,
         // What is not remembered need not be looked up with each name.
         readdirplus: config.cache != CacheMode::Never,
         // Files of an uncached share can be mapped shared nonetheless, since Linux 6.6.

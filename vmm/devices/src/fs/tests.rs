@@ -38,12 +38,8 @@ fn with_share<T: Send + 'static>(
         let proc_self_fd = jail::root::clone_proc_self_fd().unwrap();
         jail::root::enter(&share::root_plan(&config.exports)).unwrap();
         let file_system = options::open(&config, proc_self_fd, 10_000).unwrap();
-        let mut rig = Rig(FakeGuest::new(FsDevice::new(file_system), 64));
-        let mut init = Vec::new();
-        for word in [KERNEL_VERSION, KERNEL_MINOR_VERSION, 0, 0] {
-            init.extend(word.to_le_bytes());
-        }
-        assert_eq!(rig.request(Opcode::Init as u32, 0, &init).0, 0);
+        let mut rig = Rig(FakeGuest::new(FsDevice::new(file_system, options::lifetime(config.cache)), 64));
+        rig.init(0);
         act(&mut rig)
     };
     std::thread::spawn(confined).join().unwrap()
@@ -86,9 +82,28 @@ impl Rig {
     /// The node of `name` in `parent`, or the error.
     fn lookup(&mut self, parent: u64, name: &str) -> Result<u64, i32> {
         match self.request(Opcode::Lookup as u32, parent, format!("{name}\0").as_bytes()) {
-            (0, reply) => Ok(u64::from_le_bytes(reply[..8].try_into().unwrap())),
+            (0, reply) => match u64::from_le_bytes(reply[..8].try_into().unwrap()) {
+                0 => Err(libc::ENOENT),
+                node => Ok(node),
+            },
             (error, _) => Err(error),
         }
+    }
+
+    /// Begins anew, offering the features of `flags`; returns those that are wanted.
+    fn init(&mut self, flags: u32) -> u32 {
+        let words = [KERNEL_VERSION, KERNEL_MINOR_VERSION, 0, flags].map(u32::to_le_bytes);
+        let (error, reply) = self.request(Opcode::Init as u32, 0, words.as_flattened());
+        assert_eq!(error, 0);
+        u32::from_le_bytes(reply[12..16].try_into().unwrap())
+    }
+
+    /// Opens a file; returns the open flags of the reply.
+    fn open(&mut self, node: u64, flags: i32) -> u32 {
+        let words = [flags.cast_unsigned(), 0].map(u32::to_le_bytes);
+        let (error, reply) = self.request(Opcode::Open as u32, node, words.as_flattened());
+        assert_eq!(error, 0);
+        u32::from_le_bytes(reply[8..12].try_into().unwrap())
     }
 
     /// Makes a file; returns the error number.
@@ -142,6 +157,59 @@ fn names_with_ways_out_are_refused() {
     });
 
     assert!(errors.iter().all(|&error| error != 0), "{errors:?}");
+}
+
+#[test]
+fn absence_is_remembered_for_as_long_as_presence() {
+    let (_guard, host) = host_directory();
+    let lifetimes = with_share(vec![export(&host, "rootfs", false)], |rig| {
+        let rootfs = rig.lookup(ROOT, "rootfs").unwrap();
+        rig.create(rootfs, "present");
+        ["present\0", "absent\0"].map(|name| {
+            let (error, reply) = rig.request(Opcode::Lookup as u32, rootfs, name.as_bytes());
+            let words: Vec<_> =
+                reply.chunks_exact(8).map(|word| u64::from_le_bytes(word.try_into().unwrap())).collect();
+            (error, words[0] == 0, words[2])
+        })
+    });
+
+    assert_eq!(lifetimes, [(0, false, 1), (0, true, 1)]);
+}
+
+#[test]
+fn absence_that_finds_no_room_is_an_error() {
+    let (_guard, host) = host_directory();
+    with_share(vec![export(&host, "rootfs", false)], |rig| {
+        let length = rig.write_request(Opcode::Lookup as u32, ROOT, b"absent\0");
+        assert_eq!(rig.offer(&[(REQUEST, length, 0), (REPLY, 60, WRITE)]), 16);
+        let error: i32 = rig.0.ram.read_obj(GuestAddress(REPLY + 4)).unwrap();
+        assert_eq!(error, -libc::ENOENT);
+    });
+}
+
+#[test]
+fn closing_what_was_only_read_asks_nothing() {
+    const NOFLUSH: u32 = 1 << 5;
+    let (_guard, host) = host_directory();
+    let spared = with_share(vec![export(&host, "rootfs", false)], |rig| {
+        let rootfs = rig.lookup(ROOT, "rootfs").unwrap();
+        rig.create(rootfs, "file");
+        let file = rig.lookup(rootfs, "file").unwrap();
+        [libc::O_RDONLY, libc::O_WRONLY, libc::O_RDWR].map(|flags| rig.open(file, flags) & NOFLUSH != 0)
+    });
+
+    assert_eq!(spared, [true, false, false]);
+}
+
+#[test]
+fn symbolic_links_are_kept_by_guests_that_can() {
+    const CACHE_SYMLINKS: u32 = 1 << 23;
+    let (_guard, host) = host_directory();
+    let wanted = with_share(vec![export(&host, "rootfs", false)], |rig| {
+        [0, CACHE_SYMLINKS].map(|offered| rig.init(offered) & CACHE_SYMLINKS)
+    });
+
+    assert_eq!(wanted, [0, CACHE_SYMLINKS]);
 }
 
 #[test]
