@@ -7,7 +7,9 @@
 
 mod bundle;
 mod census;
+pub mod crowd;
 mod deadline;
+pub mod exchange;
 mod output;
 pub mod pattern;
 mod processes;

@@ -4,12 +4,13 @@
 
 use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::Stdio;
 use std::time::Instant;
 
 use anyhow::{Context, Result};
 use e2e::Bundle;
 
+use crate::bare::BareQemu;
 use crate::report::Measurement;
 use crate::runtime::{self, Runtime};
 
@@ -60,7 +61,7 @@ fn sandbox_to_first_byte(bundle: &Bundle) -> Result<f64> {
 
 fn qemu_to_first_line(kernel: &Path, initrd: &Path) -> Result<f64> {
     let start = Instant::now();
-    let mut child = qemu(kernel, initrd, "console=ttyS0", &[])?;
+    let mut child = BareQemu::new(kernel, initrd).start()?;
     let mut line = String::new();
     let mut output = BufReader::new(child.stdout.take().context("no stdout")?);
     while !line.contains("first byte") {
@@ -72,46 +73,4 @@ fn qemu_to_first_line(kernel: &Path, initrd: &Path) -> Result<f64> {
     child.kill().context("cannot kill QEMU")?;
     child.wait().context("cannot wait")?;
     Ok(taken)
-}
-
-/// The fastest bare boot that QEMU 7.2's microvm offers: with a clock, without waits for what is not there.
-pub(crate) fn qemu(kernel: &Path, initrd: &Path, parameters: &str, more: &[&str]) -> Result<Child> {
-    let parameters = format!(
-        "{parameters} quiet panic=-1 reboot=t tsc_early_khz={} tsc=reliable no_timer_check noapictimer noreplace-smp",
-        tsc_khz()?
-    );
-    Command::new("qemu-system-x86_64")
-        .args(["-accel", "tcg", "-cpu", "max", "-M", "microvm,acpi=off,rtc=on,isa-serial=on", "-m", "128"])
-        .args([
-            "-smp",
-            "1",
-            "-nodefaults",
-            "-no-user-config",
-            "-display",
-            "none",
-            "-no-reboot",
-            "-serial",
-            "stdio",
-        ])
-        .arg("-kernel")
-        .arg(kernel)
-        .arg("-initrd")
-        .arg(initrd)
-        .args(["-append", &parameters])
-        .args(more)
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .spawn()
-        .context("cannot run qemu-system-x86_64")
-}
-
-/// Of this machine's time stamp counter, as `tests/nested-kvm/run` finds it.
-fn tsc_khz() -> Result<u32> {
-    let text = std::fs::read_to_string("/proc/cpuinfo").context("cannot read /proc/cpuinfo")?;
-    let mhz: f64 = text
-        .lines()
-        .find_map(|line| line.strip_prefix("cpu MHz")?.split(':').nth(1)?.trim().parse().ok())
-        .context("no cpu MHz in /proc/cpuinfo")?;
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a frequency of some GHz")]
-    Ok((mhz * 1000.0) as u32)
 }

@@ -5,6 +5,7 @@
 //! tracepoints give instruction counts; on a machine of one's own there are only ratios and sizes. A benchmark
 //! is a function that adds [`report::Measurement`]s.
 
+mod bare;
 mod emulation;
 mod files;
 mod memory;
@@ -15,6 +16,7 @@ mod sizes;
 mod start;
 mod streams;
 mod trace;
+mod vsock;
 
 use std::env;
 use std::path::Path;
@@ -25,8 +27,11 @@ use report::Report;
 
 const USAGE: &str =
     "usage: bench nested SUBJECT GUESTS  what is counted, in the nested host; JSON on stdout; SUBJECT is
-                                    bring-up, boot, boot-shares, agent, runs, memory, streams or files
-       bench here BUILD GUESTS      sizes and ratios, on this machine; JSON on stdout
+                                    bring-up, boot, boot-shares, agent, runs, memory, streams, vsock
+                                    or files
+       bench here SUBJECT BUILD GUESTS
+                                    sizes and ratios, on this machine; JSON on stdout; SUBJECT is
+                                    sizes, emulation, files or vsock
        bench merge FILE...          such JSON of several files as one
        bench table FILE...          the table of it";
 
@@ -45,17 +50,23 @@ fn main() -> Result<()> {
                 "runs" => start::whole_runs(guests),
                 "memory" => memory::measure(guests),
                 "streams" => streams::measure(),
+                "vsock" => vsock::measure_counted(),
                 "files" => files::measure_counted(),
                 _ => bail!(USAGE),
             });
             report.print()
         }
         Some("here") => {
-            let (build, guests) = (argument(1)?, argument(2)?);
+            let (subject, build, guests) =
+                (argument(1)?.to_string_lossy().into_owned(), argument(2)?, argument(3)?);
             let mut report = Report::default();
-            report.add("sizes", || sizes::measure(build));
-            report.add("emulation", || emulation::measure(build, guests));
-            report.add("files", || files::measure_against_virtiofsd(build));
+            report.add(&subject, || match subject.as_str() {
+                "sizes" => sizes::measure(build),
+                "emulation" => emulation::measure(build, guests),
+                "files" => files::measure_by_the_wall(),
+                "vsock" => vsock::measure_by_the_wall(),
+                _ => bail!(USAGE),
+            });
             report.print()
         }
         Some("merge") => report::merge(arguments.get(1..).unwrap_or_default()),

@@ -3,6 +3,7 @@
 //! Each subcommand does one thing, prints what it found, and fails with a line on stderr.
 
 mod bench_files;
+mod bench_init;
 mod files;
 mod streams;
 
@@ -20,8 +21,11 @@ const USAGE: &str = "usage: probe COMMAND [ARGUMENT]...
   sparse FILE              a hole between two bytes
   xattr FILE               set, list, get and remove attributes
   crowd DIRECTORY COUNT    make, list, stat and remove files
-  bench-files DIRECTORY MIB COUNT
-                           time operations on a file of MIB and on COUNT small ones
+  bench-files DIRECTORY MIB COUNT cold|warm
+                           time operations on a file of MIB, and on the crowd of COUNT that is there
+  bench-files-init MIB COUNT
+                           the same as PID 1, on the virtio-fs with the tag `share`
+  vsock-serve PORT         serve one connection to this port of the vsock: see e2e::exchange
   signals                  print each signal that comes; ends at SIGTERM";
 
 fn main() -> Result<()> {
@@ -33,7 +37,15 @@ fn main() -> Result<()> {
         "both" => streams::both(number(1)?),
         "verify" => streams::verify(number(1)?),
         "signals" => streams::signals(),
-        "bench-files" => bench_files::run(argument(1)?, number(2)?, number(3)?),
+        "bench-files" => bench_files::Job {
+            directory: argument(1)?.as_ref(),
+            mib: number(2)?,
+            count: number(3)?,
+            evict: argument(4)? == "cold",
+        }
+        .run(),
+        "vsock-serve" => streams::vsock_serve(number(1)?.try_into().context("port")?),
+        "bench-files-init" => bench_init::files(number(1)?, number(2)?),
         "write-file" => files::write(argument(1)?, number(2)?),
         "map" => files::map(argument(1)?),
         "lock" => files::lock(argument(1)?),

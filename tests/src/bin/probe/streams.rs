@@ -6,6 +6,7 @@ use anyhow::{Context, Result};
 use e2e::pattern::Pattern;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGWINCH};
 use signal_hook::iterator::Signals;
+use vsock::{VMADDR_CID_ANY, VsockListener};
 
 pub(crate) fn write(length: u64, seed: u64) -> Result<()> {
     Pattern::new(seed).write(length, &mut stdout().lock()).context("cannot write")
@@ -28,6 +29,14 @@ pub(crate) fn verify(seed: u64) -> Result<()> {
     let length = Pattern::new(seed).verify(&mut stdin().lock()).context("stdin is not the pattern")?;
     println!("verified {length}");
     Ok(())
+}
+
+/// One connection, from the host.
+pub(crate) fn vsock_serve(port: u32) -> Result<()> {
+    let listener = VsockListener::bind_with_cid_port(VMADDR_CID_ANY, port).context("cannot listen")?;
+    say("ready")?;
+    let (mut stream, _) = listener.accept().context("cannot accept")?;
+    e2e::exchange::serve(&mut stream)
 }
 
 pub(crate) fn signals() -> Result<()> {
