@@ -3,6 +3,7 @@
 //! QEMU's own guests do not get through their boot in the nested host.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::fs;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -21,6 +22,8 @@ const OURS: &str = "sandbox";
 
 /// Nanoseconds for each of an operation, by its name, in the order of the work.
 type Times = Vec<(String, f64)>;
+/// Measures once.
+type Arm = fn(Size) -> Result<Times>;
 
 fn parse(text: &str) -> Result<Times> {
     let times: Times = text
@@ -42,6 +45,12 @@ struct Size {
 impl Size {
     fn arguments(self) -> [String; 2] {
         [self.mib.to_string(), self.count.to_string()]
+    }
+}
+
+impl fmt::Display for Size {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{} MiB, {} files", self.mib, self.count)
     }
 }
 
@@ -119,7 +128,7 @@ fn virtiofsd(share: &Path, socket: &Path, log: &Path) -> Result<Child> {
 fn measurements(
     unit: &'static str,
     scale: impl Fn(f64) -> f64,
-    note: &str,
+    size: Size,
     arms: &[(&str, Times)],
 ) -> Vec<Measurement> {
     let Some((_, ours)) = arms.iter().find(|(name, _)| *name == OURS) else { return Vec::new() };
@@ -132,7 +141,7 @@ fn measurements(
         .map(|(name, time)| {
             let value = scale(*time);
             peers.iter().fold(
-                Measurement::new("B11", format!("virtio-fs{note}: {name}"), value, unit),
+                Measurement::new("B11", format!("virtio-fs, {size}: {name}"), value, unit),
                 |measurement, (peer, times)| match times.get(name.as_str()) {
                     Some(time) => measurement.peer(*peer, scale(*time)),
                     None => measurement,
@@ -147,12 +156,12 @@ pub(crate) fn measure_counted() -> Result<Vec<Measurement>> {
     let arms = [(OURS, sandboxed(size)?), ("no sandbox, tmpfs", native(size)?)];
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "nanoseconds, above 0")]
     let thousands = |time: f64| millions(time as u64) * 1000.0;
-    Ok(measurements("k instr.", thousands, "", &arms))
+    Ok(measurements("k instr.", thousands, size, &arms))
 }
 
 pub(crate) fn measure_by_the_wall() -> Result<Vec<Measurement>> {
     let size = Size { mib: 64, count: 10_000 };
-    let arms: [(&str, fn(Size) -> Result<Times>); 3] =
+    let arms: [(&str, Arm); 3] =
         [(OURS, sandboxed), ("virtiofsd under QEMU", on_virtiofsd), ("no sandbox", native)];
     let mut all: Vec<Vec<Times>> = vec![Vec::new(); arms.len()];
     for round in 0..ROUNDS {
@@ -166,7 +175,7 @@ pub(crate) fn measure_by_the_wall() -> Result<Vec<Measurement>> {
     }
     let best: Vec<(&str, Times)> =
         arms.iter().zip(&all).map(|((name, _), rounds)| (*name, best(rounds))).collect();
-    Ok(measurements("us", |time| time / 1000.0, ", TCG", &best))
+    Ok(measurements("us, TCG", |time| time / 1000.0, size, &best))
 }
 
 /// What a busy machine adds differs from round to round, and is never negative.

@@ -8,6 +8,7 @@
 mod bare;
 mod emulation;
 mod files;
+mod lifecycle;
 mod memory;
 mod meter;
 mod report;
@@ -27,11 +28,11 @@ use report::Report;
 
 const USAGE: &str =
     "usage: bench nested SUBJECT GUESTS  what is counted, in the nested host; JSON on stdout; SUBJECT is
-                                    bring-up, boot, boot-shares, agent, runs, memory, streams, vsock
-                                    or files
+                                    bring-up, boot, boot-shares, agent, runs, lifecycle, memory,
+                                    streams, vsock or files
        bench here SUBJECT BUILD GUESTS
                                     sizes and ratios, on this machine; JSON on stdout; SUBJECT is
-                                    sizes, emulation, files or vsock
+                                    sizes, emulation, lifecycle, vsock or files
        bench merge FILE...          such JSON of several files as one
        bench table FILE...          the table of it";
 
@@ -48,6 +49,7 @@ fn main() -> Result<()> {
                 "boot-shares" => start::boot_shares(guests),
                 "agent" => start::agent_ready(guests),
                 "runs" => start::whole_runs(guests),
+                "lifecycle" => lifecycle::measure_counted(guests),
                 "memory" => memory::measure(guests),
                 "streams" => streams::measure(),
                 "vsock" => vsock::measure_counted(),
@@ -62,6 +64,7 @@ fn main() -> Result<()> {
             let mut report = Report::default();
             report.add(&subject, || match subject.as_str() {
                 "sizes" => sizes::measure(build),
+                "lifecycle" => lifecycle::measure_by_the_wall(guests),
                 "emulation" => emulation::measure(build, guests),
                 "files" => files::measure_by_the_wall(),
                 "vsock" => vsock::measure_by_the_wall(),

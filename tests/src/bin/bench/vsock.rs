@@ -115,14 +115,15 @@ fn native(amount: Amount, clock: Clock<'_>) -> Result<Results> {
 }
 
 fn measurements(
-    note: &str,
+    amount: Amount,
     unit: &'static str,
     ours: &Results,
     peers: &[(&str, Results)],
 ) -> Vec<Measurement> {
     ours.iter()
         .map(|(name, value)| {
-            let measurement = Measurement::new("B12", format!("vsock{note}: {name}"), *value, unit);
+            let full = format!("vsock, {} rounds, {} MiB: {name}", amount.rounds, amount.mib);
+            let measurement = Measurement::new("B12", full, *value, unit);
             peers.iter().fold(measurement, |measurement, (peer, results)| {
                 let value = results.iter().find(|(other, _)| other == name).map(|(_, value)| *value);
                 measurement.peer(*peer, value.unwrap_or(f64::NAN))
@@ -138,7 +139,7 @@ pub(crate) fn measure_counted() -> Result<Vec<Measurement>> {
     let clock = || Ok(meter.read()? * 1000.0);
     let ours = sandboxed(amount, &clock)?;
     let native = native(amount, &clock)?;
-    Ok(measurements("", "k instr.", &ours, &[("a unix socket", native)]))
+    Ok(measurements(amount, "k instr.", &ours, &[("a unix socket", native)]))
 }
 
 /// On this machine, medians of rounds in turns.
@@ -154,8 +155,8 @@ pub(crate) fn measure_by_the_wall() -> Result<Vec<Measurement>> {
     }
     let [ours, peer, native] = rounds.map(|rounds| medians(&rounds));
     Ok(measurements(
-        ", TCG",
-        "us",
+        amount,
+        "us, TCG",
         &ours,
         &[("vhost-device-vsock under QEMU", peer), ("a unix socket", native)],
     ))
