@@ -151,13 +151,13 @@ fn follow(
         }
         let Some(request) = starts.take() else { continue };
         let Some(input) = input.take() else {
-            request.answer(failed(&"cannot start an already running container", exit_code::OWN_ERROR));
+            request.answer(&failed(&"cannot start an already running container", exit_code::OWN_ERROR));
             continue;
         };
         let started = start(workload, input, folder);
         match &started {
-            Ok(()) => request.answer(Answer::Done),
-            Err(error) => request.answer(failed(&report::chain(error), error.exit_code())),
+            Ok(()) => request.answer(&Answer::Done),
+            Err(error) => request.answer(&failed(&report::chain(error), error.exit_code())),
         }
         started?;
     }
