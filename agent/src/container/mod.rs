@@ -27,6 +27,7 @@ use crate::process::Confinement;
 use crate::process::control::AgentEnd;
 use crate::process::running::Running;
 use crate::reaper::Reaper;
+use crate::security::identity_map::IdentityMap;
 use crate::streams::Streams;
 
 /// Containers that one guest may hold.
@@ -61,6 +62,7 @@ pub struct Container {
     id: String,
     init: Arc<Running>,
     namespaces: Namespaces,
+    identities: Option<IdentityMap>,
     confinement: Arc<Confinement>,
     cgroup: Cgroup,
     limits: Limits,
