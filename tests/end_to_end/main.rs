@@ -11,6 +11,7 @@ mod isolation;
 mod kill;
 mod many;
 mod mounts;
+mod namespaces;
 mod process;
 mod resources;
 mod rights;

@@ -69,11 +69,11 @@ pub(super) fn time_offsets(
 }
 
 /// Checks the hooks and what they are to read.
-pub(super) fn hooks(hooks: Vec<agent::Hook>, state: String) -> Result<Hooks, RequestError> {
+pub(super) fn hooks(hooks: Vec<agent::Hook>, state: &str) -> Result<Hooks, RequestError> {
     if hooks.is_empty() {
         return Ok(Hooks::default());
     }
-    let state = state.strip_prefix('{').ok_or_else(|| invalid("state", &state, "a JSON object is needed"))?;
+    let state = state.strip_prefix('{').ok_or_else(|| invalid("state", state, "a JSON object is needed"))?;
     let start_container = hooks.into_iter().map(hook).collect::<Result<_, _>>()?;
     Ok(Hooks { start_container, state: state.to_owned() })
 }

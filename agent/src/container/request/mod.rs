@@ -153,7 +153,7 @@ impl ContainerSpec {
             namespaces,
             identities: lives::identities(&request.uid_mappings, &request.gid_mappings, namespaces)?,
             time_offsets: offsets,
-            hooks: lives::hooks(request.start_container_hooks, request.state)?,
+            hooks: lives::hooks(request.start_container_hooks, &request.state)?,
             propagation: propagation(&request.rootfs_propagation)?,
             resources: resources::resources(request.resources.unwrap_or_default())?,
             devices: resources::devices(&request.devices)?,
