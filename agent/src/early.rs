@@ -15,9 +15,10 @@ use crate::container::GuestPlaces;
 use crate::kmsg;
 use crate::sys::network;
 
-/// The mounted share, and the directory on which containers mount their roots.
+/// The mounted share, the directory on which containers mount their roots, and that of sockets.
 const SHARE: &str = "/run/runv/share";
 const ROOT: &str = "/run/runv/root";
+const SOCKETS: &str = "/run/runv/sockets";
 const CGROUPS: &str = "/sys/fs/cgroup";
 
 /// Turns debug lines on when it is on the kernel command line.
@@ -100,7 +101,12 @@ pub fn prepare() -> Result<GuestPlaces, EarlyError> {
     if let Err(error) = network::bring_loopback_up() {
         kmsg::debug(|| format!("cannot bring the loopback interface up: {error}"));
     }
-    Ok(GuestPlaces { share: SHARE.into(), root: ROOT.into(), cgroups: CGROUPS.into() })
+    Ok(GuestPlaces {
+        share: SHARE.into(),
+        root: ROOT.into(),
+        sockets: SOCKETS.into(),
+        cgroups: CGROUPS.into(),
+    })
 }
 
 /// pivot_root(2) refuses to move the kernel's first root, in which the initrd was unpacked. A bind mount of it

@@ -27,6 +27,7 @@ pub mod reaper;
 pub mod rootfs;
 pub mod security;
 pub mod service;
+pub mod sockets;
 pub mod streams;
 pub mod sys;
 pub mod vsock;

@@ -4,6 +4,7 @@
 
 pub mod devices;
 pub mod freezer;
+pub mod huge_pages;
 pub mod settings;
 pub mod stats;
 

@@ -66,6 +66,11 @@ pub enum SettingError {
 }
 
 impl Setting {
+    /// Whether it is one of that controller.
+    pub fn is_of(&self, controller: &str) -> bool {
+        self.file.split('.').next() == Some(controller)
+    }
+
     /// A setting, if the file may be one of a limit.
     ///
     /// # Errors

@@ -1,12 +1,10 @@
 //! Making a container: all but the execution of its workload.
 
-use std::io;
 use std::os::fd::AsFd;
 use std::sync::{Arc, Mutex};
 
-use rustix::fs::{FileType, Gid, Uid, fchown};
-
 use crate::cgroup::Cgroup;
+use crate::cgroup::huge_pages;
 use crate::cgroup::settings::enable_controllers;
 use crate::container::limits::Limits;
 use crate::container::request::ContainerSpec;
@@ -17,8 +15,8 @@ use crate::process::birth::{Birth, Ready};
 use crate::process::child::{Places, Plan};
 use crate::process::spawn;
 use crate::process::stdio::Stdio;
-use crate::rootfs::path::file_type;
-use crate::security::identity_map::IdentityMap;
+use crate::rootfs::mounts::Source;
+use crate::sockets::Relays;
 
 impl Containers {
     /// Makes the container that `spec` describes; its init then waits to be let go.
@@ -40,19 +38,32 @@ impl Containers {
         let stdio =
             Stdio::connect(&self.streams, spec.process.tokens).await.map_err(|error| system(&error))?;
         enable_controllers(&self.places.cgroups).map_err(|error| system(&error))?;
+        if spec.wants_huge_pages() {
+            huge_pages::allow().map_err(|error| {
+                Failure::new(FailureKind::System, format!("cannot allow huge pages: {error}"))
+            })?;
+        }
         let cgroup = Cgroup::create(&self.places.cgroups, &spec.id).map_err(|error| system(&error))?;
         let places = Places {
             share: self.places.share.clone(),
             root: self.places.root.clone(),
+            sockets: self.places.sockets.join(&spec.id),
             cgroup: cgroup.path().to_owned(),
         };
         let plan = Plan { spec, places };
         let built = async {
             let limits = Limits::of_new(&cgroup, &plan.spec.resources).map_err(|error| system(&error))?;
-            Ok((self.build_in(&cgroup, &plan, stdio).await?, limits))
+            let sockets = plan.spec.mounts.iter().filter_map(|mount| match mount.source {
+                Source::Socket(socket) => Some(socket),
+                _ => None,
+            });
+            let relays = Relays::start(plan.places.sockets.clone(), sockets).map_err(|error| {
+                Failure::new(FailureKind::Mount, format!("cannot listen for a socket of the host: {error}"))
+            })?;
+            Ok((self.build_in(&cgroup, &plan, stdio).await?, limits, relays))
         };
         match built.await {
-            Ok((init, limits)) => Ok(supervised(plan.spec, cgroup, limits, init)),
+            Ok((init, limits, relays)) => Ok(supervised(plan.spec, cgroup, limits, relays, init)),
             Err(failure) => match end::clear(&cgroup).await {
                 Ok(()) => Err(failure),
                 Err(error) => {
@@ -65,41 +76,33 @@ impl Containers {
 
     async fn build_in(&self, cgroup: &Cgroup, plan: &Plan, stdio: Stdio) -> Result<Ready, Failure> {
         let directory = cgroup.open().map_err(|error| system(&error))?;
-        own_stdio(plan.spec.identities.as_ref(), &stdio)?;
         let spawned = spawn::init(plan, directory.as_fd(), &stdio.child).map_err(|error| system(&error))?;
-        let birth = Birth::new(&self.reaper, spawned).mapped(plan.spec.identities.as_ref()).await?;
-        birth.ready(stdio, &plan.spec.process.settings).await
+        Birth::new(&self.reaper, spawned).ready(stdio, &plan.spec.process.settings).await
     }
 }
 
-fn supervised(spec: ContainerSpec, cgroup: Cgroup, limits: Limits, init: Ready) -> Arc<Container> {
+fn supervised(
+    spec: ContainerSpec,
+    cgroup: Cgroup,
+    limits: Limits,
+    sockets: Relays,
+    init: Ready,
+) -> Arc<Container> {
     let (init, control, relays) = init.into_parts();
     let container = Arc::new(Container {
         id: spec.id,
         init: Arc::new(init),
         namespaces: spec.namespaces,
-        identities: spec.identities,
         confinement: spec.confinement,
         cgroup,
         limits,
+        _sockets: sockets,
         status: Status::Created.into(),
         control: Some(control).into(),
         others: Mutex::default(),
     });
     tokio::spawn(end::supervise(Arc::clone(&container), relays));
     container
-}
-
-/// A process in a user namespace can give its pipes to its user only if its root owns them.
-pub(super) fn own_stdio(identities: Option<&IdentityMap>, stdio: &Stdio) -> Result<(), Failure> {
-    let Some((uid, gid)) = identities.and_then(IdentityMap::root) else { return Ok(()) };
-    for file in &stdio.child {
-        if file_type(file)? == FileType::Fifo {
-            let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
-            fchown(file, Some(uid), Some(gid)).map_err(io::Error::from)?;
-        }
-    }
-    Ok(())
 }
 
 fn system(error: &(impl std::error::Error + 'static)) -> Failure {

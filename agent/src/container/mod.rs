@@ -27,7 +27,7 @@ use crate::process::Confinement;
 use crate::process::control::AgentEnd;
 use crate::process::running::Running;
 use crate::reaper::Reaper;
-use crate::security::identity_map::IdentityMap;
+use crate::sockets::Relays;
 use crate::streams::Streams;
 
 /// Containers that one guest may hold.
@@ -38,6 +38,8 @@ const MOST_CONTAINERS: usize = 1024;
 pub struct GuestPlaces {
     /// The mounted share.
     pub share: PathBuf,
+    /// Where the agent listens in the stead of sockets of the host, a folder for each container; made when needed.
+    pub sockets: PathBuf,
     /// An empty directory, on which containers mount their roots, each in its own namespace.
     pub root: PathBuf,
     /// The cgroup (v2) below which each container gets its own.
@@ -62,10 +64,11 @@ pub struct Container {
     id: String,
     init: Arc<Running>,
     namespaces: Namespaces,
-    identities: Option<IdentityMap>,
     confinement: Arc<Confinement>,
     cgroup: Cgroup,
     limits: Limits,
+    /// Of the host's sockets.
+    _sockets: Relays,
     status: Mutex<Status>,
     /// To the init; gone once it has been let go.
     control: Mutex<Option<AgentEnd>>,
@@ -99,6 +102,7 @@ pub enum LookupError {
 impl Containers {
     /// An empty set.
     pub fn new(places: GuestPlaces, reaper: Arc<Reaper>, streams: Arc<Streams>) -> Self {
+        crate::process::executable::remember_own();
         Self { places, reaper, streams, table: Mutex::default() }
     }
 

@@ -15,13 +15,13 @@ use crate::container::request::ContainerSpec;
 use crate::failure::{Failure, FailureKind};
 use crate::process::console::Console;
 use crate::process::control::ChildEnd;
-use crate::process::workload::{Workload, begin, execute, exit, system};
+use crate::process::workload::{Workload, begin, execute, system};
 use crate::rootfs::mounts::{Mount, Origins, Source};
 use crate::rootfs::path::{Descriptors, ensure_directory};
 use crate::rootfs::{devices, pivot};
-use crate::security::{sysctl, user};
+use crate::security::sysctl;
 use crate::sys::mount_api::{MountAttributes, UNCHANGED, set_attributes};
-use crate::sys::{network, time};
+use crate::sys::network;
 
 /// All that the init needs to know, made before it is born.
 #[derive(Clone, Debug)]
@@ -39,6 +39,8 @@ pub struct Places {
     pub share: PathBuf,
     /// An empty directory, on which each container mounts its root in its own mount namespace.
     pub root: PathBuf,
+    /// Where the agent listens for the container's sockets.
+    pub sockets: PathBuf,
     /// The container's cgroup.
     pub cgroup: PathBuf,
 }
@@ -52,20 +54,9 @@ pub fn run(plan: &Plan, control: &ChildEnd, stdio: &[OwnedFd; 3]) -> Result<Infa
     let Plan { spec, places } = plan;
     begin(control, stdio, None)?;
     umask(Mode::empty());
-    if spec.namespaces.time {
-        time::enter_new_namespace(&spec.time_offsets).map_err(system("cannot make a time namespace"))?;
-    }
-    if spec.namespaces.user {
-        // Its ids are written by the agent, which may do that for any.
-        if !control.wait_for_go() {
-            exit();
-        }
-        user::become_root().map_err(system("cannot become root of the user namespace"))?;
-    }
     enter_namespaces(spec)?;
     let console = build_root(spec, places)?;
-    let workload =
-        Workload { process: &spec.process, confinement: &spec.confinement, hooks: Some(&spec.hooks) };
+    let workload = Workload { process: &spec.process, confinement: &spec.confinement };
     execute(&workload, control, stdio, console.as_ref())
 }
 
@@ -92,8 +83,12 @@ fn enter_namespaces(spec: &ContainerSpec) -> Result<(), Failure> {
 fn build_root(spec: &ContainerSpec, places: &Places) -> Result<Option<Console>, Failure> {
     let mount = |error: &dyn Error| Failure::from_error(FailureKind::Mount, error);
     let root = pivot::mount_root(&places.share, &spec.root, &places.root).map_err(|error| mount(&error))?;
-    let origins =
-        Origins { share: &places.share, cgroup: &places.cgroup, cgroup_namespace: spec.namespaces.cgroup };
+    let origins = Origins {
+        share: &places.share,
+        sockets: &places.sockets,
+        cgroup: &places.cgroup,
+        cgroup_namespace: spec.namespaces.cgroup,
+    };
     let mut readonly: Vec<OwnedFd> = Vec::new();
     for one in &spec.mounts {
         readonly.extend(one.make(root.as_fd(), origins).map_err(|error| mount(&error))?);

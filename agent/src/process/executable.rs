@@ -6,6 +6,7 @@ use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use rustix::fs::{Access, AtFlags, CWD, accessat};
 
@@ -46,6 +47,36 @@ pub fn find(name: &CStr, env: &[CString]) -> Result<CString, Failure> {
         }
     }
     Err(not_found())
+}
+
+/// The program of this process, by its file: set before the first container is made.
+static OWN: OnceLock<(u64, u64)> = OnceLock::new();
+
+/// Remembers which program the agent is, so that no container executes it.
+pub fn remember_own() {
+    if let Some(identity) = identity(c"/proc/self/exe") {
+        OWN.get_or_init(|| identity);
+    }
+}
+
+/// Refuses the agent's own program, to which `/proc/self/exe` of an image's entry point leads: what is executed in a
+/// container can be traced and written there (CVE-2019-5736).
+///
+/// # Errors
+///
+/// A [`Failure`] as for a file that may not be executed.
+pub fn refuse_own(program: &CStr) -> Result<(), Failure> {
+    match (OWN.get(), identity(program)) {
+        (Some(own), Some(other)) if *own == other => {
+            let text = format!("exec: {:?}: permission denied", program.to_string_lossy());
+            Err(Failure::new(FailureKind::ExecutableNotPermitted, text))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn identity(program: &CStr) -> Option<(u64, u64)> {
+    rustix::fs::stat(program).ok().map(|stat| (stat.st_dev, stat.st_ino))
 }
 
 /// The failure of execve(2) itself: the file was there a moment ago.

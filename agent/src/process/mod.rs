@@ -16,7 +16,6 @@ pub mod child;
 pub mod console;
 pub mod control;
 pub mod executable;
-pub mod hooks;
 pub mod join;
 pub mod lifeline;
 pub mod list;

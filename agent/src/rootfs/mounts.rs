@@ -5,7 +5,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{FileType, OFlags, fstat};
+use rustix::fs::{CWD, FileType, Mode, OFlags, fstat, openat};
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, OpenTreeFlags, fsconfig_create, fsconfig_set_flag,
     fsconfig_set_string, fsmount, fsopen, open_tree,
@@ -18,6 +18,7 @@ use crate::rootfs::path::{
     open_share_entry,
 };
 use crate::rootfs::pivot::attach;
+use crate::sockets::HostSocket;
 use crate::sys::mount_api::{MountAttributes, UNCHANGED, set_attributes};
 
 /// One mount, checked.
@@ -38,6 +39,8 @@ pub enum Source {
     Share(String),
     /// The container's own cgroup.
     Cgroup,
+    /// A socket of the host.
+    Socket(HostSocket),
     /// A new mount of a file system type.
     FileSystem {
         /// E.g. `tmpfs`.
@@ -52,6 +55,8 @@ pub enum Source {
 pub struct Origins<'a> {
     /// The mounted share.
     pub share: &'a Path,
+    /// Where the agent listens for the container's sockets.
+    pub sockets: &'a Path,
     /// The container's own cgroup directory.
     pub cgroup: &'a Path,
     /// Whether the container has a cgroup namespace of its own.
@@ -133,6 +138,14 @@ impl Mount {
     pub fn make(&self, root: BorrowedFd<'_>, origins: Origins<'_>) -> Result<Option<OwnedFd>, MountError> {
         let (mount, place) = match &self.source {
             Source::Share(path) => self.bind(root, origins, path)?,
+            Source::Socket(socket) => {
+                let path = socket.path(origins.sockets);
+                let opened =
+                    openat(CWD, &path, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty());
+                let opened =
+                    opened.map_err(|error| self.source_error(&path.to_string_lossy(), error.into()))?;
+                (self.clone_tree(&opened, false)?, self.place(ensure_file(root, &self.destination))?)
+            }
             Source::Cgroup => (self.cgroup(origins)?, self.place(ensure_directory(root, &self.destination))?),
             Source::FileSystem { kind, device } => {
                 let mount = self.file_system(kind, device, root)?;

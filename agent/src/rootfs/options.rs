@@ -112,7 +112,8 @@ fn table(option: &str) -> Option<Effect> {
         "nomand" => Effect::Superblock("nomand"),
         "bind" => Effect::Bind(Bind::Single),
         "rbind" => Effect::Bind(Bind::Recursive),
-        "defaults" | "silent" | "loud" => Effect::Nothing,
+        // Those of mount(2) that Linux does not look at any more, or only for messages.
+        "defaults" | "silent" | "loud" | "acl" | "noacl" | "iversion" | "noiversion" => Effect::Nothing,
         "tmpcopyup" => Effect::CopyUp,
         "remount" | "copy-symlink" | "idmap" | "ridmap" => Effect::Unsupported,
         _ => return None,

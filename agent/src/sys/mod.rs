@@ -12,4 +12,3 @@ pub mod port;
 pub mod scheduling;
 pub mod seccomp;
 pub mod signals;
-pub mod time;

@@ -10,6 +10,7 @@ use serde_json::Value;
 use super::fields::{self, FieldError};
 use super::rights;
 use super::validate::{self, SpecError};
+use super::{device_binds, socket_binds};
 
 /// Name of the configuration in a bundle.
 pub(crate) const CONFIG_FILE: &str = "config.json";
@@ -27,14 +28,13 @@ pub(crate) struct Bundle {
 }
 
 impl Bundle {
-    /// Whether programs are to be run along with it.
+    /// Whether programs of the host are to be run along with it.
     pub(crate) fn has_hooks(&self) -> bool {
         self.spec.hooks().as_ref().is_some_and(|hooks| {
             let lists = [
                 hooks.prestart(),
                 hooks.create_runtime(),
                 hooks.create_container(),
-                hooks.start_container(),
                 hooks.poststart(),
                 hooks.poststop(),
             ];
@@ -117,7 +117,9 @@ pub(crate) fn load(path: &Path) -> Result<Bundle, BundleError> {
         io::ErrorKind::NotFound => BundleError::NoConfig { path: path.to_owned() },
         _ => BundleError::Read { path: file.clone(), source },
     })?;
-    let spec = parse(&json, &file)?;
+    let mut spec = parse(&json, &file)?;
+    device_binds::to_devices(&mut spec, &directory);
+    socket_binds::mark(&mut spec, &directory);
     Ok(Bundle { directory, spec })
 }
 

@@ -18,7 +18,7 @@ const PREFIX: &str = "io.runv.";
 
 /// What a guest needs besides the memory of its container: kernel, agent, and what the kernel keeps free. Measured
 /// as the difference between the machine's memory and what a container could get of it: 36 MiB of 128, 46 of 512,
-/// 76 of 1024, 156 of 4096, 378 of 16384 (docs/resources.md).
+/// 76 of 1024, 156 of 4096, 378 of 16384 (docs/runtime-spec.md).
 const OVERHEAD_MIB: u64 = 64;
 /// Of each page the kernel keeps a structure of 64 bytes, and more of it lies about in large machines.
 const OVERHEAD_DIVISOR: u64 = 32;

@@ -5,6 +5,7 @@
 
 pub(crate) mod cpu_set;
 pub(crate) mod default_spec;
+pub(crate) mod device_binds;
 pub(crate) mod device_rules;
 pub(crate) mod devices;
 pub(crate) mod fields;
@@ -12,9 +13,9 @@ pub(crate) mod limits;
 pub(crate) mod load;
 pub(crate) mod machine_size;
 pub(crate) mod mounts;
-mod namespaces;
 pub(crate) mod rights;
 pub(crate) mod seccomp;
+pub(crate) mod socket_binds;
 pub(crate) mod sources;
 pub(crate) mod sysctl;
 pub(crate) mod to_agent;

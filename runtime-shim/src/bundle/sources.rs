@@ -89,9 +89,10 @@ fn shareable(path: &Path) -> io::Result<PathBuf> {
     let what = match () {
         () if kind.is_socket() => "a socket",
         () if kind.is_fifo() => "a named pipe",
+        () if kind.is_block_device() => "a block device",
         () => "a device",
     };
-    Err(io::Error::other(format!("it is {what}, and only directories and regular files can be shared yet")))
+    Err(io::Error::other(format!("it is {what} of the host, which the guest's kernel cannot reach")))
 }
 
 #[cfg(test)]

@@ -62,6 +62,7 @@ const RUNS: FakeMachine = FakeMachine { says: "", exit: None };
 fn sandbox(machine: &FakeMachine) -> Sandbox {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/sandbox/testdata");
     let plan = Plan {
+        sockets: Vec::new(),
         size: MachineSize { memory_mib: 64, cpus: std::num::NonZeroU8::MIN },
         device_program: folder.join("devices-that-serve"),
         kernel: "/kernel".into(),

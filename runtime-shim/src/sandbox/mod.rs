@@ -14,5 +14,6 @@ pub(crate) mod installation;
 pub(crate) mod kernel_parameters;
 pub(crate) mod mount_points;
 pub(crate) mod prepare;
+pub(crate) mod socket_relay;
 pub(crate) mod start;
 pub(crate) mod vsock;

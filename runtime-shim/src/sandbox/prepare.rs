@@ -16,7 +16,7 @@ use super::start::{Plan, Sandbox, StartError};
 use crate::bundle::load::Bundle;
 use crate::bundle::machine_size::{SizeError, machine_size};
 use crate::bundle::sources::{self, SourceError, Sources};
-use crate::bundle::to_vm;
+use crate::bundle::{socket_binds, to_vm};
 use crate::config::Config;
 
 /// The sandbox cannot be started.
@@ -63,7 +63,8 @@ pub(crate) fn prepare<'a>(config: &'a Config, bundle: &Bundle) -> Result<Prepare
     make_mount_points(&bundle.spec, &sources)?;
     let exports = to_vm::exports(&bundle.spec, &sources);
     let virtio_console = chosen.virtio_console;
-    let plan = Plan { device_program, kernel, initrd, exports, virtio_console, size, config };
+    let sockets = socket_binds::host_sockets(&bundle.spec);
+    let plan = Plan { device_program, kernel, initrd, exports, virtio_console, size, sockets, config };
     Ok(Prepared { plan, chosen })
 }
 

@@ -14,7 +14,9 @@ use vmm::hypervisor::{self, Hypervisor, Vm};
 use super::devices::{DeviceProcess, DevicesEnd, DevicesError};
 use super::directory::{DirectoryError, SandboxDirectory};
 use super::kernel_parameters::kernel_parameters;
+use super::socket_relay;
 use crate::bundle::machine_size::MachineSize;
+use crate::bundle::socket_binds::HostSocket;
 use crate::config::{Config, VirtioFs};
 use crate::io::console_tail::ConsoleTail;
 use crate::io::poll::readable_within;
@@ -31,6 +33,9 @@ pub(crate) enum StartError {
     /// The guest's console.
     #[error("cannot make the guest's console")]
     Console(#[source] io::Error),
+    /// A thread for a socket of the host.
+    #[error("cannot start the relay of a socket")]
+    SocketRelay(#[source] io::Error),
     /// Its device process could not be run.
     #[error(transparent)]
     Devices(#[from] DevicesError),
@@ -55,6 +60,8 @@ pub(crate) struct Plan<'a> {
     pub(crate) exports: Vec<Export>,
     /// Whether the driver takes a virtio-console.
     pub(crate) virtio_console: bool,
+    /// Sockets of the host that the guest may connect to.
+    pub(crate) sockets: Vec<HostSocket>,
     /// Memory and vCPUs.
     pub(crate) size: MachineSize,
     /// The rest.
@@ -82,6 +89,10 @@ impl Sandbox {
         let config = plan.config;
         let directory = SandboxDirectory::create()?;
         let ready = directory.listen_for_guest(READY_PORT)?;
+        for socket in plan.sockets {
+            let listener = directory.listen_for_guest(socket.port)?;
+            socket_relay::start(listener, socket.path).map_err(StartError::SocketRelay)?;
+        }
         let (console, console_end) = ConsoleTail::new(config.debug).map_err(StartError::Console)?;
         let fast_console = (config.debug && plan.virtio_console)
             .then(|| console_end.try_clone())

@@ -2,7 +2,6 @@
 //! here: the shim and the agent trust each other as little as two programs across a network.
 
 mod exec;
-mod lives;
 mod process;
 pub mod resources;
 mod settings;
@@ -14,12 +13,11 @@ use std::ffi::CString;
 use std::path::Path;
 use std::sync::Arc;
 
-use agent_protocol::agent;
+use agent_protocol::{STREAM_PORT, agent};
 use protobuf::MessageField;
 
 use crate::container::limits::Resources;
 use crate::container::namespaces::Namespaces;
-use crate::process::hooks::Hooks;
 use crate::process::{Confinement, ProcessSpec};
 use crate::rootfs::masks::Masks;
 use crate::rootfs::mounts::{Mount, Source};
@@ -27,9 +25,10 @@ use crate::rootfs::nodes::Node;
 use crate::rootfs::options::{MountOptions, OptionError};
 use crate::rootfs::path::clean;
 use crate::rootfs::propagation::Propagation;
-use crate::security::identity_map::IdentityMap;
 use crate::security::seccomp::Filter;
 use crate::security::sysctl::Sysctl;
+use crate::security::user::valid;
+use crate::sockets::HostSocket;
 
 /// Of a container's id; a cgroup and a directory are named by it.
 const LONGEST_ID: usize = 255;
@@ -64,12 +63,6 @@ pub struct ContainerSpec {
     pub domainname: String,
     /// New ones.
     pub namespaces: Namespaces,
-    /// Of the user namespace.
-    pub identities: Option<IdentityMap>,
-    /// Of the time namespace, as `/proc/PID/timens_offsets` takes them.
-    pub time_offsets: String,
-    /// Run before the workload.
-    pub hooks: Hooks,
     /// Of the root mount.
     pub propagation: Option<Propagation>,
     /// Limits.
@@ -140,7 +133,6 @@ impl ContainerSpec {
         if request.mounts.len() > MOST_MOUNTS {
             return Err(RequestError::TooMany("mounts"));
         }
-        let offsets = lives::time_offsets(&request.time_offsets, namespaces)?;
         Ok(Self {
             id: name("container id", request.container_id)?,
             process: process::process_spec(process)?,
@@ -151,15 +143,23 @@ impl ContainerSpec {
             hostname: hostname(request.hostname)?,
             domainname: hostname(request.domainname)?,
             namespaces,
-            identities: lives::identities(&request.uid_mappings, &request.gid_mappings, namespaces)?,
-            time_offsets: offsets,
-            hooks: lives::hooks(request.start_container_hooks, &request.state)?,
             propagation: propagation(&request.rootfs_propagation)?,
             resources: resources::resources(request.resources.unwrap_or_default())?,
             devices: resources::devices(&request.devices)?,
             masks: resources::masks(&request.masked_paths, &request.readonly_paths)?,
             sysctl: resources::sysctl(request.sysctl)?,
         })
+    }
+}
+
+impl ContainerSpec {
+    /// Whether it has limits of huge pages, or mounts them.
+    pub fn wants_huge_pages(&self) -> bool {
+        self.resources.settings.iter().any(|setting| setting.is_of("hugetlb"))
+            || self
+                .mounts
+                .iter()
+                .any(|mount| matches!(&mount.source, Source::FileSystem { kind, .. } if kind == "hugetlbfs"))
     }
 }
 
@@ -180,14 +180,20 @@ fn name(field: &'static str, id: String) -> Result<String, RequestError> {
     Ok(id)
 }
 
-fn mount(mount: agent::Mount) -> Result<Mount, RequestError> {
+fn mount(mut mount: agent::Mount) -> Result<Mount, RequestError> {
+    let socket = mount.socket.take().map(|socket| socket_of(&mount.destination, &socket)).transpose()?;
+    if socket.is_some() {
+        mount.options.clear();
+    }
     let destination = absolute("mount destination", &mount.destination)?;
     if destination == Path::new("/") {
         return Err(invalid("mount destination", &mount.destination, "that is the root itself"));
     }
     let options = MountOptions::parse(&mount.options, mount.type_ == "bind")
         .map_err(|source| RequestError::Option { destination: mount.destination, source })?;
-    let source = if options.bind.is_some() {
+    let source = if let Some(socket) = socket {
+        Source::Socket(socket)
+    } else if options.bind.is_some() {
         Source::Share(share_path(mount.source)?)
     } else if mount.type_ == "cgroup" || mount.type_ == "cgroup2" {
         Source::Cgroup
@@ -205,6 +211,15 @@ fn mount(mount: agent::Mount) -> Result<Mount, RequestError> {
     Ok(Mount { destination, source, options })
 }
 
+fn socket_of(destination: &str, socket: &agent::UnixSocket) -> Result<HostSocket, RequestError> {
+    let is_valid =
+        socket.port > STREAM_PORT && socket.mode <= 0o7777 && valid(socket.uid) && valid(socket.gid);
+    if !is_valid {
+        return Err(invalid("socket", destination, "its port, mode or owner cannot be"));
+    }
+    Ok(HostSocket { port: socket.port, mode: socket.mode, uid: socket.uid, gid: socket.gid })
+}
+
 fn namespaces(requested: &[agent::Namespace]) -> Result<Namespaces, RequestError> {
     use agent::namespace::Kind;
     let mut namespaces = Namespaces::default();
@@ -219,8 +234,8 @@ fn namespaces(requested: &[agent::Namespace]) -> Result<Namespaces, RequestError
             Kind::KIND_UTS => namespaces.uts = true,
             Kind::KIND_CGROUP => namespaces.cgroup = true,
             Kind::KIND_NETWORK => namespaces.network = true,
-            Kind::KIND_USER => namespaces.user = true,
-            Kind::KIND_TIME => namespaces.time = true,
+            Kind::KIND_USER => return Err(RequestError::Unsupported("a user namespace".to_owned())),
+            Kind::KIND_TIME => return Err(RequestError::Unsupported("a time namespace".to_owned())),
             Kind::KIND_UNSPECIFIED => {
                 let kind = namespace.kind.value().to_string();
                 return Err(RequestError::Unsupported(format!("the namespace of kind {kind}")));
