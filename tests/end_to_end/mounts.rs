@@ -1,6 +1,9 @@
 //! The root file system's and the mounts' options, and the default devices.
 
 use std::fs;
+use std::io::{Read, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixListener;
 
 use anyhow::Result;
 use e2e::{Bundle, Sandbox, together};
@@ -48,6 +51,46 @@ fn bind_mounts_of_directories_and_files() -> Result<()> {
     assert!(text.ends_with("unchanged\n"), "{text}");
     assert_eq!(fs::read_to_string(data.join("guest"))?, "guest\n");
     assert!(!fixed.join("new").exists());
+    Ok(())
+}
+
+/// A server of the host is reached through its socket, by those that its mode allows.
+#[test]
+fn a_bound_unix_socket_connects_to_the_host() -> Result<()> {
+    let _order = together();
+    let bundle = Bundle::shell(
+        "stat -c %F:%a /run/host.sock; for i in 1 2; do echo question $i | probe connect /run/host.sock; done
+         su -s /bin/sh alice -c 'echo no | probe connect /run/host.sock' 2>&1 | grep -o 'Permission denied'
+         head -c 300000 /dev/zero | probe connect /run/host.sock",
+    )?
+    .edit(|spec| {
+        spec["process"]["noNewPrivileges"] = json!(false);
+        for set in ["bounding", "effective", "permitted"] {
+            spec["process"]["capabilities"][set] = json!(["CAP_SETUID", "CAP_SETGID"]);
+        }
+    })?;
+    let path = bundle.path().join("server.sock");
+    let server = UnixListener::bind(&path)?;
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o600))?;
+    let bundle = bundle.mount("bind", &path.to_string_lossy(), "/run/host.sock", &["rbind", "rprivate"])?;
+    // Ends with the test.
+    std::thread::spawn(move || {
+        for mut connection in server.incoming().flatten() {
+            let mut text = Vec::new();
+            let answered = connection.read_to_end(&mut text).and_then(|length| {
+                if length < 100 {
+                    connection.write_all(&text)
+                } else {
+                    writeln!(connection, "{length} bytes")
+                }
+            });
+            if answered.is_err() {
+                return;
+            }
+        }
+    });
+    let text = output(&bundle)?;
+    assert_eq!(text, "socket:600\nquestion 1\nquestion 2\nPermission denied\n300000 bytes\n");
     Ok(())
 }
 

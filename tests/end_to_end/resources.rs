@@ -104,6 +104,46 @@ fn annotations_choose_the_machine() -> Result<()> {
     Ok(())
 }
 
+/// Pages of the mount come from the guest's memory, up to the limit.
+#[test]
+fn huge_pages_can_be_had_up_to_their_limit() -> Result<()> {
+    let _order = together();
+    let script = "df -h /huge | grep -c hugetlbfs; fallocate -l 8M /huge/some && echo some
+        fallocate -l 8M /huge/more || echo 'no more'; cat /sys/fs/cgroup/hugetlb.2MB.current";
+    let resources = json!({"hugepageLimits": [{"pageSize": "2MB", "limit": 10 << 20}]});
+    let bundle =
+        with_resources(script, resources)?.mount("hugetlbfs", "hugetlbfs", "/huge", &["pagesize=2M"])?;
+    let text = output(&bundle)?;
+    assert!(text.starts_with("1\nsome\nno more\n"), "{text}");
+    assert_eq!(text.lines().last(), Some("10485760"));
+    Ok(())
+}
+
+/// A device of the host that is bound is the guest's of the same number.
+#[test]
+fn a_bound_character_device_works_and_a_block_device_is_refused() -> Result<()> {
+    let _order = together();
+    let bundle = Bundle::shell("stat -c '%F %t:%T' /dev/nothing; head -c 5 /dev/nothing | wc -c")?.mount(
+        "bind",
+        "/dev/zero",
+        "/dev/nothing",
+        &["bind", "rprivate"],
+    )?;
+    assert_eq!(output(&bundle)?, "character special file 1:5\n5\n");
+    let disk = bundle.path().join("disk");
+    rustix::fs::mknodat(
+        rustix::fs::CWD,
+        &disk,
+        rustix::fs::FileType::BlockDevice,
+        rustix::fs::Mode::RUSR,
+        rustix::fs::makedev(7, 0),
+    )?;
+    let bundle = bundle.mount("bind", &disk.to_string_lossy(), "/dev/disk", &["bind"])?;
+    let finished = run(&bundle)?.expect_code(1)?;
+    assert!(finished.errors().contains("it is a block device of the host"), "{finished:?}");
+    Ok(())
+}
+
 #[test]
 fn more_processes_than_the_limit_are_refused() -> Result<()> {
     let _order = together();
@@ -182,6 +222,7 @@ fn devices_of_the_bundle_are_there_with_mode_and_owner() -> Result<()> {
                 {"allow": false, "access": "rwm"},
                 {"allow": true, "type": "c", "major": 10, "minor": 229, "access": "rwm"}
             ]);
+            all_capabilities(spec);
         })?;
     let text = output(&bundle)?;
     assert_eq!(text, "character special file a:e5 620 7 8\nfifo 0:0 666 0 0\nopened\n");

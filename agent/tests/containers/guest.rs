@@ -75,7 +75,8 @@ impl Guest {
             cgroup_mount().join(format!("agent-test-{}", folder.path().file_name().unwrap().display()));
         fs::create_dir(&cgroups).unwrap();
         let streams = Arc::new(Streams::default());
-        let places = GuestPlaces { share: share.clone(), root, cgroups: cgroups.clone() };
+        let sockets = folder.path().join("sockets");
+        let places = GuestPlaces { sockets, share: share.clone(), root, cgroups: cgroups.clone() };
         let containers = Containers::new(places, Reaper::start().unwrap(), Arc::clone(&streams));
         Self { containers: Arc::new(containers), share, cgroups, streams, folder }
     }

@@ -16,6 +16,9 @@ pub(crate) const TESTS: &[Test] = &[
     ("a_working_directory_cannot_be_outside", outside_cwd),
     ("a_device_that_is_a_link_is_refused", linked_device),
     ("a_share_entry_that_is_a_link_is_refused", linked_source),
+    ("cve_2019_5736_the_agents_program_is_not_executed_or_written", own_program),
+    ("cve_2021_30465_a_swapped_mount_point_stays_inside", swapped_mount_point),
+    ("cve_2024_21626_nothing_but_stdio_is_inherited", inherited),
 ];
 
 /// Names of everything below `folder`, with what links point to.
@@ -149,5 +152,69 @@ fn linked_source() {
         // What is bound is the link itself or nothing, never where it leads.
         guest.create(request).await.unwrap_err();
         assert!(!guest.rootfs().join("data/bird").exists());
+    });
+}
+
+/// In the image's entry point, /proc/self/exe is the program that makes the container: executed in there, it would
+/// run with what the image gives it, and could be opened for writing.
+fn own_program() {
+    with_guest(async |guest| {
+        let program = std::env::current_exe().unwrap();
+        let before = fs::read(&program).unwrap();
+        for args in [&["/proc/self/exe", "--list"][..], &["/proc/1/exe", "--list"]] {
+            let failure = guest.run(command(args)).await.unwrap_err();
+            assert_eq!(failure.message, format!("exec: {:?}: permission denied", args[0]));
+        }
+        // The container's init is the image's own program by then.
+        let outcome =
+            guest.run(shell("echo x > /proc/1/exe; echo x > /proc/self/exe; readlink /proc/1/exe")).await;
+        assert_eq!(outcome.unwrap().stdout, "/bin/busybox\n");
+        assert!(fs::read(&program).unwrap() == before, "the program has changed");
+    });
+}
+
+/// Whoever can write to the root file system swaps a mount point for a link while mounts are made.
+fn swapped_mount_point() {
+    with_guest(async |guest| {
+        let canary = canary(&guest);
+        let before = listing(&canary);
+        fs::create_dir(guest.share.join("mounts/0")).unwrap();
+        let place = guest.rootfs().join("place");
+        fs::create_dir(&place).unwrap();
+        let script = format!(
+            "cd {}; while :; do mv place aside; ln -s {} place; rm place; mv aside place; done",
+            guest.rootfs().display(),
+            canary.display()
+        );
+        // A program of its own: the agent forks, so this one must have no second thread.
+        let mut attacker = std::process::Command::new("/bin/busybox")
+            .args(["sh", "-c", &script])
+            .stderr(std::process::Stdio::null())
+            .spawn()
+            .unwrap();
+        let mut made = 0;
+        for _ in 0..60 {
+            let mut request = shell("echo x > /place/sub/file");
+            request.mounts.push(mount_of("bind", "mounts/0", "/place/sub", &["bind"]));
+            request.mounts.push(mount_of("tmpfs", "tmpfs", "/place/sub2", &[]));
+            // Refused, or made inside.
+            made += usize::from(guest.run(request).await.is_ok());
+        }
+        attacker.kill().unwrap();
+        attacker.wait().unwrap();
+        assert_eq!(listing(&canary), before, "something was made outside");
+        assert!(made > 0, "no container could be made at all");
+    });
+}
+
+fn inherited() {
+    with_guest(async |guest| {
+        // Besides the three, ls has the directory itself.
+        assert_eq!(guest.shell("ls /proc/self/fd").await, "0\n1\n2\n3\n");
+        for cwd in ["/proc/self/fd/8", "/dev/fd/9"] {
+            let mut request = command(&["true"]);
+            process(&mut request).cwd = cwd.to_owned();
+            guest.create(request).await.unwrap_err();
+        }
     });
 }

@@ -1,6 +1,8 @@
 //! Standard streams and signals.
 
-use std::io::{Write, stderr, stdin, stdout};
+use std::io::{self, Write, stderr, stdin, stdout};
+use std::net::Shutdown;
+use std::os::unix::net::UnixStream;
 
 use anyhow::{Context, Result};
 use e2e::pattern::Pattern;
@@ -54,6 +56,16 @@ pub(crate) fn signals() -> Result<()> {
             break;
         }
     }
+    Ok(())
+}
+
+/// Sends stdin to its end first, then takes the answer to its end.
+pub(crate) fn connect(socket: &str) -> Result<()> {
+    let mut connection =
+        UnixStream::connect(socket).with_context(|| format!("cannot connect to {socket}"))?;
+    io::copy(&mut stdin().lock(), &mut connection).context("cannot send")?;
+    connection.shutdown(Shutdown::Write).context("cannot end")?;
+    io::copy(&mut connection, &mut stdout().lock()).context("cannot receive")?;
     Ok(())
 }
 
