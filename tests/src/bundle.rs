@@ -11,7 +11,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::Setup;
+use crate::{Setup, census};
 
 /// What runc 1.1 writes, spelt shorter.
 const RUNC_SPEC: &str = include_str!("runc-spec.json");
@@ -33,7 +33,10 @@ impl Bundle {
     pub fn new(args: &[&str]) -> Result<Self> {
         let directory =
             tempfile::Builder::new().prefix("bundle.").tempdir().context("cannot make a bundle")?;
-        let spec = serde_json::from_str(RUNC_SPEC).context("runc-spec.json")?;
+        let mut spec: Value = serde_json::from_str(RUNC_SPEC).context("runc-spec.json")?;
+        // Containers of two bundles may have the same name, and then they would share a cgroup.
+        let name = directory.path().file_name().unwrap_or_default().to_string_lossy().replace('.', "-");
+        spec["linux"]["cgroupsPath"] = json!(format!("/{}{name}", census::cgroup_prefix()?));
         let bundle = Self { directory, spec };
         fill_rootfs(&bundle.rootfs()).context("cannot make the root file system")?;
         bundle.edit(|spec| spec["process"]["args"] = json!(args))
@@ -56,6 +59,21 @@ impl Bundle {
         let text = serde_json::to_vec_pretty(&self.spec).context("config.json")?;
         fs::write(self.config(), text).context("cannot write config.json")?;
         Ok(self)
+    }
+
+    /// A second bundle's directory, below this one, with the same root file system and another `config.json`.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn edited(&self, change: impl FnOnce(&mut Value)) -> Result<String> {
+        let mut spec = self.spec.clone();
+        change(&mut spec);
+        spec["root"]["path"] = json!(self.rootfs());
+        let directory = self.path().join("edited");
+        fs::create_dir_all(&directory).context("cannot make a bundle")?;
+        let text = serde_json::to_vec_pretty(&spec).context("config.json")?;
+        fs::write(directory.join("config.json"), text).context("cannot write config.json")?;
+        Ok(directory.to_string_lossy().into_owned())
     }
 
     /// Adds an entry to `mounts`.

@@ -22,6 +22,14 @@ pub fn alone() -> RwLockWriteGuard<'static, ()> {
     ORDER.write().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// Start of the names of this run's cgroups, which it shares with all that runs on the machine: the inode of the
+/// tests' PID namespace.
+pub(crate) fn cgroup_prefix() -> Result<String> {
+    use std::os::unix::fs::MetadataExt;
+    let namespace = fs::metadata("/proc/self/ns/pid").context("cannot look at the PID namespace")?;
+    Ok(format!("runv-test-{}-", namespace.ino()))
+}
+
 /// Where programs leave files.
 const PLACES: [&str; 5] = ["/run", "/tmp", "/dev/shm", "/var/run", "/var/lib"];
 
@@ -56,8 +64,11 @@ impl Census {
         }
         list("/sys/class/net", 0, "interface", &mut found);
         list("/sys/fs/cgroup", 4, "cgroup", &mut found);
-        // Files of a cgroup, and the tests' own bundles.
-        found.retain(|what| !(what.contains("/bundle.") || what.starts_with("cgroup") && what.contains('.')));
+        // The tests' own bundles, and others' cgroups.
+        let own = cgroup_prefix()?;
+        found.retain(|what| {
+            !(what.contains("/bundle.") || what.starts_with("cgroup") && !what.contains(&own))
+        });
         Ok(Self(found))
     }
 

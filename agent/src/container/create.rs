@@ -1,7 +1,10 @@
 //! Making a container: all but the execution of its workload.
 
+use std::io;
 use std::os::fd::AsFd;
 use std::sync::{Arc, Mutex};
+
+use rustix::fs::{FileType, Gid, Uid, fchown};
 
 use crate::cgroup::Cgroup;
 use crate::cgroup::huge_pages;
@@ -16,6 +19,8 @@ use crate::process::child::{Places, Plan};
 use crate::process::spawn;
 use crate::process::stdio::Stdio;
 use crate::rootfs::mounts::Source;
+use crate::rootfs::path::file_type;
+use crate::security::identity_map::IdentityMap;
 use crate::sockets::Relays;
 
 impl Containers {
@@ -76,8 +81,10 @@ impl Containers {
 
     async fn build_in(&self, cgroup: &Cgroup, plan: &Plan, stdio: Stdio) -> Result<Ready, Failure> {
         let directory = cgroup.open().map_err(|error| system(&error))?;
+        own_stdio(plan.spec.identities.as_ref(), &stdio)?;
         let spawned = spawn::init(plan, directory.as_fd(), &stdio.child).map_err(|error| system(&error))?;
-        Birth::new(&self.reaper, spawned).ready(stdio, &plan.spec.process.settings).await
+        let birth = Birth::new(&self.reaper, spawned).mapped(plan.spec.identities.as_ref()).await?;
+        birth.ready(stdio, &plan.spec.process.settings).await
     }
 }
 
@@ -93,6 +100,7 @@ fn supervised(
         id: spec.id,
         init: Arc::new(init),
         namespaces: spec.namespaces,
+        identities: spec.identities,
         confinement: spec.confinement,
         cgroup,
         limits,
@@ -103,6 +111,18 @@ fn supervised(
     });
     tokio::spawn(end::supervise(Arc::clone(&container), relays));
     container
+}
+
+/// A process in a user namespace can give its pipes to its user only if its root owns them.
+pub(super) fn own_stdio(identities: Option<&IdentityMap>, stdio: &Stdio) -> Result<(), Failure> {
+    let Some((uid, gid)) = identities.and_then(IdentityMap::root) else { return Ok(()) };
+    for file in &stdio.child {
+        if file_type(file)? == FileType::Fifo {
+            let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
+            fchown(file, Some(uid), Some(gid)).map_err(io::Error::from)?;
+        }
+    }
+    Ok(())
 }
 
 fn system(error: &(impl std::error::Error + 'static)) -> Failure {

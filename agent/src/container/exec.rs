@@ -3,6 +3,7 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
+use crate::container::create::own_stdio;
 use crate::container::request::ExecSpec;
 use crate::container::status::Status;
 use crate::container::{Container, Containers, LookupError};
@@ -57,6 +58,7 @@ impl Containers {
         let stdio =
             Stdio::connect(&self.streams, spec.process.tokens).await.map_err(|error| system(&error))?;
         container.check_exec(spec)?;
+        own_stdio(container.identities.as_ref(), &stdio)?;
         let spawned = container.spawn(spec, &stdio).map_err(|error| system(&error))?;
         let birth = Birth::new(&self.reaper, spawned);
         let pidfd = birth.pidfd()?;

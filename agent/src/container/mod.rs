@@ -27,6 +27,7 @@ use crate::process::Confinement;
 use crate::process::control::AgentEnd;
 use crate::process::running::Running;
 use crate::reaper::Reaper;
+use crate::security::identity_map::IdentityMap;
 use crate::sockets::Relays;
 use crate::streams::Streams;
 
@@ -64,6 +65,7 @@ pub struct Container {
     id: String,
     init: Arc<Running>,
     namespaces: Namespaces,
+    identities: Option<IdentityMap>,
     confinement: Arc<Confinement>,
     cgroup: Cgroup,
     limits: Limits,

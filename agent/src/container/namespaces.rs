@@ -14,10 +14,14 @@ pub struct Namespaces {
     pub cgroup: bool,
     /// Network interfaces, addresses, ports.
     pub network: bool,
+    /// Users, groups and capabilities.
+    pub user: bool,
+    /// The clocks that do not tell the time of day.
+    pub time: bool,
 }
 
 impl Namespaces {
-    /// The flags for clone3. The cgroup namespace is not among them: see `process::child`.
+    /// The flags for clone3. The cgroup and the time namespace are not among them: see `process::child`.
     pub fn clone_flags(self) -> u64 {
         let new = [
             (true, libc::CLONE_NEWNS),
@@ -25,6 +29,7 @@ impl Namespaces {
             (self.ipc, libc::CLONE_NEWIPC),
             (self.uts, libc::CLONE_NEWUTS),
             (self.network, libc::CLONE_NEWNET),
+            (self.user, libc::CLONE_NEWUSER),
         ];
         flags(&new)
     }
@@ -37,6 +42,8 @@ impl Namespaces {
             (self.uts, libc::CLONE_NEWUTS),
             (self.cgroup, libc::CLONE_NEWCGROUP),
             (self.network, libc::CLONE_NEWNET),
+            (self.user, libc::CLONE_NEWUSER),
+            (self.time, libc::CLONE_NEWTIME),
         ])
     }
 }

@@ -11,6 +11,7 @@ use crate::process::running::Running;
 use crate::process::settings::Settings;
 use crate::process::stdio::{Relays, Stdio};
 use crate::reaper::{Exit, ExitWatch, Reaper};
+use crate::security::identity_map::IdentityMap;
 use crate::sys::clone3::Child;
 use crate::sys::signals;
 
@@ -35,6 +36,26 @@ impl Birth {
     pub fn new(reaper: &Reaper, (child, control): (Child, AgentEnd)) -> Self {
         let exit = reaper.watch(child.pid);
         Self { child, control, exit }
+    }
+
+    /// Gives the child's user namespace its ids, for which the child waits.
+    ///
+    /// # Errors
+    ///
+    /// A [`Failure`]; the child has ended then.
+    pub async fn mapped(self, identities: Option<&IdentityMap>) -> Result<Self, Failure> {
+        let Some(identities) = identities else { return Ok(self) };
+        let mapped = identities
+            .write(self.child.pid)
+            .map_err(|error| Failure::from_error(FailureKind::System, &error))
+            .and_then(|()| Ok(self.control.go()?));
+        match mapped {
+            Ok(()) => Ok(self),
+            Err(failure) => {
+                kill_and_reap(&self.child, self.exit).await?;
+                Err(failure)
+            }
+        }
     }
 
     /// Another descriptor that names the child.

@@ -15,13 +15,13 @@ use crate::container::request::ContainerSpec;
 use crate::failure::{Failure, FailureKind};
 use crate::process::console::Console;
 use crate::process::control::ChildEnd;
-use crate::process::workload::{Workload, begin, execute, system};
+use crate::process::workload::{Workload, begin, execute, exit, system};
 use crate::rootfs::mounts::{Mount, Origins, Source};
 use crate::rootfs::path::{Descriptors, ensure_directory};
 use crate::rootfs::{devices, pivot};
-use crate::security::sysctl;
+use crate::security::{sysctl, user};
 use crate::sys::mount_api::{MountAttributes, UNCHANGED, set_attributes};
-use crate::sys::network;
+use crate::sys::{network, time};
 
 /// All that the init needs to know, made before it is born.
 #[derive(Clone, Debug)]
@@ -54,9 +54,20 @@ pub fn run(plan: &Plan, control: &ChildEnd, stdio: &[OwnedFd; 3]) -> Result<Infa
     let Plan { spec, places } = plan;
     begin(control, stdio, None)?;
     umask(Mode::empty());
+    if spec.namespaces.time {
+        time::enter_new_namespace(&spec.time_offsets).map_err(system("cannot make a time namespace"))?;
+    }
+    if spec.namespaces.user {
+        // Its ids are written by the agent, which may do that for any.
+        if !control.wait_for_go() {
+            exit();
+        }
+        user::become_root().map_err(system("cannot become root of the user namespace"))?;
+    }
     enter_namespaces(spec)?;
     let console = build_root(spec, places)?;
-    let workload = Workload { process: &spec.process, confinement: &spec.confinement };
+    let workload =
+        Workload { process: &spec.process, confinement: &spec.confinement, hooks: Some(&spec.hooks) };
     execute(&workload, control, stdio, console.as_ref())
 }
 

@@ -13,6 +13,7 @@ use crate::process::control::ChildEnd;
 use crate::process::workload::{Workload, begin, execute, system};
 use crate::process::{Confinement, ProcessSpec};
 use crate::rootfs::path::Descriptors;
+use crate::security::user;
 use crate::sys::namespaces;
 
 /// All that the process needs to know, made before it is born.
@@ -38,6 +39,9 @@ pub fn run(join: &Join<'_>, control: &ChildEnd, stdio: &[OwnedFd; 3]) -> Result<
     let descriptors = Descriptors::open().map_err(system("cannot open the guest's /proc"))?;
     namespaces::join(join.init.as_fd(), join.namespaces.joined_flags())
         .map_err(system("cannot join the container's namespaces"))?;
+    if join.namespaces.user {
+        user::become_root().map_err(system("cannot become root of the user namespace"))?;
+    }
     let console = match join.process.terminal {
         Some(size) => {
             let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
@@ -49,6 +53,6 @@ pub fn run(join: &Join<'_>, control: &ChildEnd, stdio: &[OwnedFd; 3]) -> Result<
         }
         None => None,
     };
-    let workload = Workload { process: join.process, confinement: join.confinement };
+    let workload = Workload { process: join.process, confinement: join.confinement, hooks: None };
     execute(&workload, control, stdio, console.as_ref())
 }

@@ -16,6 +16,7 @@ pub mod child;
 pub mod console;
 pub mod control;
 pub mod executable;
+pub mod hooks;
 pub mod join;
 pub mod lifeline;
 pub mod list;

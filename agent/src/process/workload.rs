@@ -22,6 +22,7 @@ use rustix::thread::set_no_new_privs;
 use crate::failure::{Failure, FailureKind};
 use crate::process::console::Console;
 use crate::process::control::ChildEnd;
+use crate::process::hooks::Hooks;
 use crate::process::{Confinement, ProcessSpec, executable};
 use crate::rootfs::path::file_type;
 use crate::security::user::{Identity, UserError};
@@ -60,6 +61,8 @@ pub(super) fn begin(
 pub(super) struct Workload<'a> {
     pub(super) process: &'a ProcessSpec,
     pub(super) confinement: &'a Confinement,
+    /// The init's.
+    pub(super) hooks: Option<&'a Hooks>,
 }
 
 /// From a process in its container to the program's first instruction.
@@ -67,7 +70,7 @@ pub(super) struct Workload<'a> {
 /// The order is runc's. A filter may only be set with CAP_SYS_ADMIN or after `no_new_privs`: without the latter, it
 /// is in force while the process gives up its rights; with it, from just before execve.
 pub(super) fn execute(
-    Workload { process, confinement }: &Workload<'_>,
+    Workload { process, confinement, hooks }: &Workload<'_>,
     control: &ChildEnd,
     stdio: &[OwnedFd; 3],
     console: Option<&Console>,
@@ -98,6 +101,7 @@ pub(super) fn execute(
     if !control.wait_for_go() {
         exit();
     }
+    hooks.map_or(Ok(()), Hooks::run)?;
     if process.no_new_privileges {
         filter(confinement)?;
     }
@@ -206,7 +210,7 @@ fn close_range(first: u32, last: u32) {
     let _ = unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) };
 }
 
-fn exit() -> ! {
+pub(super) fn exit() -> ! {
     // SAFETY: ends the process at once, without running what the agent registered for its own end.
     unsafe { libc::_exit(1) }
 }

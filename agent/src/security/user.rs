@@ -135,6 +135,18 @@ impl Identity {
     }
 }
 
+/// Becomes root of the user namespace that the calling process is in, of whose ids it has none yet.
+///
+/// # Errors
+///
+/// Those of setresuid(2) and setresgid(2): `EINVAL` where the namespace has no root.
+pub fn become_root() -> io::Result<()> {
+    let (uid, gid) = (Uid::ROOT, Gid::ROOT);
+    set_thread_res_gid(gid, gid, gid)?;
+    set_thread_groups(&[])?;
+    Ok(set_thread_res_uid(uid, uid, uid)?)
+}
+
 /// `None` if there is no such file. Never blocks, even on a named pipe.
 fn open(path: &str) -> io::Result<Option<BufReader<io::Take<File>>>> {
     let flags = OFlags::NONBLOCK | OFlags::NOCTTY;

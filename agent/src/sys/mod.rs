@@ -12,3 +12,4 @@ pub mod port;
 pub mod scheduling;
 pub mod seccomp;
 pub mod signals;
+pub mod time;

@@ -18,6 +18,7 @@ mod exec;
 mod filesystem;
 mod hostile;
 mod life;
+mod lives;
 mod process;
 mod resources;
 mod rights;
@@ -34,12 +35,13 @@ fn main() {
     let mut arguments = Arguments::from_args();
     arguments.test_threads = Some(1);
     guest::enter();
-    let groups: [(&str, &[Test]); 11] = [
+    let groups: [(&str, &[Test]); 12] = [
         ("errors", errors::TESTS),
         ("exec", exec::TESTS),
         ("filesystem", filesystem::TESTS),
         ("hostile", hostile::TESTS),
         ("life", life::TESTS),
+        ("lives", lives::TESTS),
         ("process", process::TESTS),
         ("resources", resources::TESTS),
         ("rights", rights::TESTS),

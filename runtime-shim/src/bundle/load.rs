@@ -28,13 +28,14 @@ pub(crate) struct Bundle {
 }
 
 impl Bundle {
-    /// Whether programs of the host are to be run along with it.
+    /// Whether programs are to be run along with it.
     pub(crate) fn has_hooks(&self) -> bool {
         self.spec.hooks().as_ref().is_some_and(|hooks| {
             let lists = [
                 hooks.prestart(),
                 hooks.create_runtime(),
                 hooks.create_container(),
+                hooks.start_container(),
                 hooks.poststart(),
                 hooks.poststop(),
             ];

@@ -100,7 +100,7 @@ fn what_the_specification_forbids_is_told_by_field() {
         (
             "/linux/namespaces",
             json!([{"type": "ipc", "path": "/proc/1/ns/ipc"}]),
-            "linux.namespaces[0] (ipc): joining a namespace of the host by path is not supported yet",
+            "linux.namespaces[0] (ipc): a namespace of the host, or of another sandbox, is of another kernel and cannot be joined",
         ),
         (
             "/linux/rootfsPropagation",

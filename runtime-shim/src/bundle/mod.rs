@@ -13,6 +13,7 @@ pub(crate) mod limits;
 pub(crate) mod load;
 pub(crate) mod machine_size;
 pub(crate) mod mounts;
+mod namespaces;
 pub(crate) mod rights;
 pub(crate) mod seccomp;
 pub(crate) mod socket_binds;

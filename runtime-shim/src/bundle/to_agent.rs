@@ -1,13 +1,12 @@
 //! From the specification's terms to the agent's: a pure function.
 
 use agent_protocol::agent as proto;
-use oci_spec::runtime::{LinuxNamespaceType, LinuxPersonality, LinuxPersonalityDomain, Mount, Process, Spec};
-use proto::namespace::Kind;
+use oci_spec::runtime::{Hook, LinuxPersonality, LinuxPersonalityDomain, Mount, Process, Spec};
 use protobuf::MessageField;
 
 use super::to_vm::{ROOTFS, mount_place};
 use super::validate::SpecError;
-use super::{devices, limits, mounts, rights, seccomp, socket_binds};
+use super::{devices, limits, mounts, namespaces, rights, seccomp, socket_binds};
 
 /// The request that makes the container of a specification.
 ///
@@ -23,7 +22,8 @@ pub(crate) fn create_request(
     let devices = linux.and_then(|linux| linux.devices().as_deref()).unwrap_or_default();
     let masked = linux.and_then(|linux| linux.masked_paths().clone());
     let readonly = linux.and_then(|linux| linux.readonly_paths().clone());
-    let namespaces = linux.and_then(|linux| linux.namespaces().as_deref()).unwrap_or_default();
+    let namespaces = namespaces::to_agent(linux)?;
+    let hooks = spec.hooks().as_ref().and_then(|hooks| hooks.start_container().as_ref());
     let mut init = spec.process().as_ref().map(|spec| process(spec, streams)).transpose()?;
     if let Some(init) = &mut init {
         // Of config.md, "execCPUAffinity": it is for the processes that are executed besides the init.
@@ -41,7 +41,11 @@ pub(crate) fn create_request(
         mounts: spec.mounts().iter().flatten().enumerate().map(|(index, spec)| mount(index, spec)).collect(),
         hostname: spec.hostname().clone().unwrap_or_default(),
         domainname: spec.domainname().clone().unwrap_or_default(),
-        namespaces: namespaces.iter().map(|namespace| new_namespace(namespace.typ())).collect(),
+        namespaces: namespaces.new,
+        uid_mappings: namespaces.uids,
+        gid_mappings: namespaces.gids,
+        time_offsets: namespaces.time_offsets,
+        start_container_hooks: hooks.into_iter().flatten().map(hook).collect(),
         rootfs_propagation: linux.and_then(|linux| linux.rootfs_propagation().clone()).unwrap_or_default(),
         resources: MessageField::some(limits::of_new(linux.and_then(|linux| linux.resources().as_ref()))?),
         sysctl: linux.and_then(|linux| linux.sysctl().clone()).unwrap_or_default(),
@@ -86,6 +90,19 @@ pub(crate) fn process(spec: &Process, streams: proto::Streams) -> Result<proto::
     Ok(process)
 }
 
+/// What hooks read is not of the specification: the caller adds it.
+fn hook(hook: &Hook) -> proto::Hook {
+    let args = hook.args().clone().unwrap_or_default();
+    let timeout = hook.timeout().unwrap_or(0);
+    proto::Hook {
+        path: hook.path().to_string_lossy().into_owned(),
+        args,
+        env: hook.env().clone().unwrap_or_default(),
+        timeout_seconds: u32::try_from(timeout).unwrap_or(u32::MAX),
+        ..Default::default()
+    }
+}
+
 /// personality(2).
 pub(super) fn personality(personality: &LinuxPersonality) -> Result<u32, SpecError> {
     if personality.flags().as_ref().is_some_and(|flags| !flags.is_empty()) {
@@ -114,23 +131,11 @@ fn mount(index: usize, spec: &Mount) -> proto::Mount {
     }
 }
 
-fn new_namespace(kind: LinuxNamespaceType) -> proto::Namespace {
-    let kind = match kind {
-        LinuxNamespaceType::Mount => Kind::KIND_MOUNT,
-        LinuxNamespaceType::Cgroup => Kind::KIND_CGROUP,
-        LinuxNamespaceType::Uts => Kind::KIND_UTS,
-        LinuxNamespaceType::Ipc => Kind::KIND_IPC,
-        LinuxNamespaceType::User => Kind::KIND_USER,
-        LinuxNamespaceType::Pid => Kind::KIND_PID,
-        LinuxNamespaceType::Network => Kind::KIND_NETWORK,
-        LinuxNamespaceType::Time => Kind::KIND_TIME,
-    };
-    proto::Namespace { kind: kind.into(), ..Default::default() }
-}
-
 #[cfg(test)]
 mod tests {
     use serde_json::json;
+
+    use proto::namespace::Kind;
 
     use super::*;
 

@@ -6,6 +6,7 @@ use oci_spec::runtime::{LinuxNamespaceType, Process, Spec};
 
 use super::devices::{self, DeviceError};
 use super::limits::{self, LimitError};
+use super::namespaces::{self, NamespaceError};
 use super::rights::{self, RightsError};
 use super::seccomp::{self, SeccompError};
 use super::sysctl::{self, SysctlError};
@@ -42,16 +43,6 @@ pub(crate) enum SpecError {
         /// What is there.
         variable: String,
     },
-    /// A namespace.
-    #[error("linux.namespaces[{index}] ({kind}): {reason}")]
-    Namespace {
-        /// Place in the list.
-        index: usize,
-        /// Its type.
-        kind: LinuxNamespaceType,
-        /// Why not.
-        reason: &'static str,
-    },
     /// A name that would be set for more than the container.
     #[error("{0} needs a new uts namespace in linux.namespaces")]
     NameWithoutNamespace(&'static str),
@@ -77,6 +68,9 @@ pub(crate) enum SpecError {
     /// A filter.
     #[error(transparent)]
     Seccomp(#[from] SeccompError),
+    /// A namespace.
+    #[error(transparent)]
+    Namespace(#[from] NamespaceError),
     /// A limit.
     #[error(transparent)]
     Limit(#[from] LimitError),
@@ -103,7 +97,7 @@ pub(crate) fn check(spec: &Spec) -> Result<(), SpecError> {
     no_nul("root.path", &root.path().to_string_lossy())?;
     check_process(spec.process().as_ref().ok_or_else(|| SpecError::Missing("process".into()))?)?;
     check_mounts(spec)?;
-    check_namespaces(spec)?;
+    namespaces::to_agent(spec.linux().as_ref())?;
     check_names(spec)?;
     check_hooks(spec)?;
     check_propagation(spec)?;
@@ -176,28 +170,6 @@ fn check_mounts(spec: &Spec) -> Result<(), SpecError> {
     Ok(())
 }
 
-/// Namespaces are the guest's, so there is none of the host's to join, but for that of the network: the machine
-/// itself is put into that one.
-fn check_namespaces(spec: &Spec) -> Result<(), SpecError> {
-    let namespaces =
-        spec.linux().as_ref().and_then(|linux| linux.namespaces().as_deref()).unwrap_or_default();
-    for (index, namespace) in namespaces.iter().enumerate() {
-        let kind = namespace.typ();
-        let refuse = |reason| Err(SpecError::Namespace { index, kind, reason });
-        if namespaces.iter().take(index).any(|earlier| earlier.typ() == kind) {
-            return refuse("it is listed twice");
-        }
-        let has_path = namespace.path().as_ref().is_some_and(|path| !path.as_os_str().is_empty());
-        if has_path && kind != LinuxNamespaceType::Network {
-            return refuse("joining a namespace of the host by path is not supported yet");
-        }
-        if matches!(kind, LinuxNamespaceType::User | LinuxNamespaceType::Time) {
-            return refuse("namespaces of this type are not supported yet");
-        }
-    }
-    Ok(())
-}
-
 fn check_names(spec: &Spec) -> Result<(), SpecError> {
     let has_uts = spec
         .linux()
@@ -229,6 +201,14 @@ fn check_hooks(spec: &Spec) -> Result<(), SpecError> {
             let refuse = |reason| Err(SpecError::Hook { list, index, reason });
             if !hook.path().is_absolute() {
                 return refuse("its path is not absolute");
+            }
+            for text in hook.args().iter().flatten().chain(hook.env().iter().flatten()) {
+                if text.contains('\0') {
+                    return refuse("it contains a NUL character");
+                }
+            }
+            if hook.env().iter().flatten().any(|variable| matches!(variable.find('='), None | Some(0))) {
+                return refuse("its environment is not of the form NAME=VALUE");
             }
             if hook.timeout().is_some_and(|seconds| seconds <= 0) {
                 return refuse("its timeout is not greater than zero");

@@ -176,7 +176,13 @@ impl Arguments {
         let document = match &self.process {
             Some(path) => {
                 let text = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
-                serde_json::from_slice(&text).with_context(|| format!("cannot parse {}", path.display()))?
+                let mut document: Value = serde_json::from_slice(&text)
+                    .with_context(|| format!("cannot parse {}", path.display()))?;
+                // To Go, who is not there is root.
+                if let Some(process) = document.as_object_mut() {
+                    process.entry("user").or_insert_with(|| json!({ "uid": 0, "gid": 0 }));
+                }
+                document
             }
             None => self.derived(record)?,
         };

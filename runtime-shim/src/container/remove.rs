@@ -35,24 +35,33 @@ pub(crate) enum RemoveError {
 /// Kills what runs of the container and removes what is left. When it returns, no process of it holds a file of
 /// the host open: engines unmount the root file system next.
 pub(crate) fn clear(folder: &Folder) -> Result<(), RemoveError> {
-    let record = folder.read();
-    match &record {
-        Ok(record) => {
-            end(record)?;
-            host_cgroup::remove(&record.cgroups)?;
-        }
+    let record = match take(folder) {
+        Ok(record) => Some(record),
         // Killed before it wrote a record, so before it started a process.
-        Err(StoreError::Foreign(_)) if folder.is_ours() => {}
-        Err(_) => return Err(record.err().unwrap_or(StoreError::NotFound).into()),
-    }
+        Err(RemoveError::Store(StoreError::Foreign(_))) if folder.is_unfinished() => None,
+        Err(error) => return Err(error),
+    };
     folder.remove()?;
-    if let Ok(record) = record
+    if let Some(record) = record
         && let Err(error) = hooks::run(Moment::Poststop, &record)
     {
         // The container is gone, and no hook can bring it back.
         report::warning(&report::chain(&error));
     }
     Ok(())
+}
+
+/// Ends everything that the record tells of, and takes it away. A monitor that comes to life meanwhile changes the
+/// record, and is ended too; one that comes later finds none, and gives up before it has made anything.
+fn take(folder: &Folder) -> Result<Record, RemoveError> {
+    loop {
+        let record = folder.read()?;
+        end(&record)?;
+        host_cgroup::remove(&record.cgroups)?;
+        if folder.take_record(&record)? {
+            return Ok(record);
+        }
+    }
 }
 
 /// Kills the container's processes, and waits until they have ended.

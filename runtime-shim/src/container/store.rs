@@ -18,8 +18,8 @@ const NEW_RECORD: &str = "state.json.new";
 const LOCK: &str = "lock";
 const CONTROL: &str = "control.sock";
 
-/// Everything that a folder of ours may hold.
-const OURS: [&str; 4] = [RECORD, NEW_RECORD, LOCK, CONTROL];
+/// Everything that a folder of ours may hold before it has a record. A record that we cannot read is another's.
+const BEFORE_RECORD: [&str; 2] = [NEW_RECORD, LOCK];
 
 /// A container could not be found or kept.
 #[derive(Debug, thiserror::Error)]
@@ -186,24 +186,45 @@ impl Folder {
         renameat(&self.fd, NEW_RECORD, &self.fd, RECORD).map_err(failed("rename", &path))
     }
 
-    /// Whether there is nothing in it that is not ours; a `create` that was killed early leaves no record.
-    pub(crate) fn is_ours(&self) -> bool {
+    /// Whether it is what a `create` leaves that was killed before it wrote a record.
+    pub(crate) fn is_unfinished(&self) -> bool {
         let entries = fs::read_dir(&self.path).map(Iterator::flatten);
-        entries
-            .is_ok_and(|mut entries| entries.all(|entry| OURS.iter().any(|name| entry.file_name() == *name)))
+        entries.is_ok_and(|mut entries| {
+            entries.all(|entry| BEFORE_RECORD.iter().any(|name| entry.file_name() == *name))
+        })
     }
 
-    /// Removes it. The record goes last but for the folder: who is interrupted can be called again.
+    /// Takes the record away if it still is this one; nobody can change it any more then.
+    pub(crate) fn take_record(&self, known: &Record) -> Result<bool, StoreError> {
+        let _lock = self.lock()?;
+        if self.read()?.monitor != known.monitor {
+            return Ok(false);
+        }
+        self.unlink(RECORD)?;
+        Ok(true)
+    }
+
+    /// Removes what is left of it.
     pub(crate) fn remove(&self) -> Result<(), StoreError> {
-        for name in [CONTROL, NEW_RECORD, LOCK, RECORD] {
-            match unlinkat(self.fd.as_fd(), name, AtFlags::empty()) {
-                Ok(()) | Err(rustix::io::Errno::NOENT) => {}
-                Err(errno) => return Err(failed("remove", &self.path.join(name))(errno)),
+        loop {
+            for name in [CONTROL, NEW_RECORD, RECORD, LOCK] {
+                self.unlink(name)?;
+            }
+            match fs::remove_dir(&self.path) {
+                // Somebody who does not know yet that the record is gone has made a lock.
+                Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty && self.is_unfinished() => {}
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    return Err(failed("remove", &self.path)(error));
+                }
+                _ => return Ok(()),
             }
         }
-        match fs::remove_dir(&self.path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed("remove", &self.path)(error)),
-            _ => Ok(()),
+    }
+
+    fn unlink(&self, name: &str) -> Result<(), StoreError> {
+        match unlinkat(self.fd.as_fd(), name, AtFlags::empty()) {
+            Ok(()) | Err(rustix::io::Errno::NOENT) => Ok(()),
+            Err(errno) => Err(failed("remove", &self.path.join(name))(errno)),
         }
     }
 }

@@ -37,14 +37,15 @@ const STACK: usize = 128 << 10;
 /// A command waits for the start.
 #[derive(Debug)]
 pub(crate) struct StartRequest {
-    answer: Sender<Answer>,
+    client: OwnedFd,
 }
 
 impl StartRequest {
-    /// Tells the command how it went.
-    pub(crate) fn answer(self, answer: Answer) {
+    /// Tells the command how it went. It is told when this returns: the workload may end, and this process with it,
+    /// before any other thread runs.
+    pub(crate) fn answer(self, answer: &Answer) {
         // The command may have gone; the container has not.
-        let _ = self.answer.send(answer);
+        let _ = send(&self.client, answer, None);
     }
 }
 
@@ -114,7 +115,7 @@ fn accept(socket: &OwnedFd, server: &Arc<Server>) {
         let (worker, counter) = (Arc::clone(server), Arc::clone(server));
         let thread = thread::Builder::new().name("control".into()).stack_size(STACK);
         let spawned = thread.spawn(move || {
-            if let Err(error) = worker.serve(&client) {
+            if let Err(error) = worker.serve(client) {
                 tracing::warn!(%error, "a control connection failed");
             }
             worker.busy.fetch_sub(1, Ordering::Relaxed);
@@ -127,22 +128,22 @@ fn accept(socket: &OwnedFd, server: &Arc<Server>) {
 }
 
 impl Server {
-    fn serve(&self, client: &OwnedFd) -> io::Result<()> {
-        let peer = socket_peercred(client)?.uid;
+    fn serve(&self, client: OwnedFd) -> io::Result<()> {
+        let peer = socket_peercred(&client)?.uid;
         if !peer.is_root() && peer != rustix::process::geteuid() {
             return Err(io::ErrorKind::PermissionDenied.into());
         }
-        set_socket_timeout(client, Timeout::Recv, Some(PATIENCE))?;
-        set_socket_timeout(client, Timeout::Send, Some(PATIENCE))?;
-        let Some((request, _)) = receive::<Request>(client)? else { return Ok(()) };
+        set_socket_timeout(&client, Timeout::Recv, Some(PATIENCE))?;
+        set_socket_timeout(&client, Timeout::Send, Some(PATIENCE))?;
+        let Some((request, _)) = receive::<Request>(&client)? else { return Ok(()) };
         let (answer, connection) = match request {
             Request::Connect { port } => match self.connect(port) {
                 Ok(connection) => (Answer::Done, Some(connection)),
                 Err(error) => (failed(&error), None),
             },
-            Request::Start => (self.start()?, None),
+            Request::Start => return self.start(client),
         };
-        send(client, &answer, connection.as_ref().map(AsFd::as_fd))
+        send(&client, &answer, connection.as_ref().map(AsFd::as_fd))
     }
 
     fn connect(&self, port: u32) -> io::Result<OwnedFd> {
@@ -153,11 +154,9 @@ impl Server {
         Ok(connecting.finish().map_err(io::Error::other)?.into())
     }
 
-    fn start(&self) -> io::Result<Answer> {
-        let (answer, answered) = channel();
-        self.starts.send(StartRequest { answer }).map_err(|_gone| io::ErrorKind::BrokenPipe)?;
-        (&self.wake).write_all(&[1])?;
-        answered.recv().map_err(|_gone| io::ErrorKind::BrokenPipe.into())
+    fn start(&self, client: OwnedFd) -> io::Result<()> {
+        self.starts.send(StartRequest { client }).map_err(|_gone| io::ErrorKind::BrokenPipe)?;
+        (&self.wake).write_all(&[1])
     }
 }
 

@@ -19,6 +19,7 @@ use crate::bundle::load::Bundle;
 use crate::config;
 use crate::container::process::ProcessId;
 use crate::container::record::Status;
+use crate::container::state::State;
 use crate::container::store::Folder;
 use crate::control::message::{Answer, cut};
 use crate::control::server::{self, Starts};
@@ -116,8 +117,9 @@ impl Container<'_> {
         if let Some(creator) = creator.as_ref() {
             creator.wait().map_err(host("wait for the hooks"))?;
         }
+        let state = hook_state(&self.folder).map_err(host("say the container's state"))?;
         let directory = boot.sandbox.directory.try_clone().map_err(host("duplicate a descriptor"))?;
-        let (mut workload, streams) = relay::create(boot, &self.plan.spec)?;
+        let (mut workload, streams) = relay::create(boot, &self.plan.spec, state)?;
         let (input, outputs) = streams.start().map_err(host("start copying streams"))?;
         let raw_mode = if relay::wants_terminal(&self.plan.spec) { Some(RawMode::enter()?) } else { None };
         let starts = server::serve(&self.folder, directory).map_err(host("serve the control socket"))?;
@@ -151,13 +153,13 @@ fn follow(
         }
         let Some(request) = starts.take() else { continue };
         let Some(input) = input.take() else {
-            request.answer(failed(&"cannot start an already running container", exit_code::OWN_ERROR));
+            request.answer(&failed(&"cannot start an already running container", exit_code::OWN_ERROR));
             continue;
         };
         let started = start(workload, input, folder);
         match &started {
-            Ok(()) => request.answer(Answer::Done),
-            Err(error) => request.answer(failed(&report::chain(error), error.exit_code())),
+            Ok(()) => request.answer(&Answer::Done),
+            Err(error) => request.answer(&failed(&report::chain(error), error.exit_code())),
         }
         started?;
     }
@@ -167,6 +169,13 @@ fn start(workload: &mut Workload<'_>, input: Input, folder: &Folder) -> Result<(
     input.start().map_err(host("start copying stdin"))?;
     relay::start(workload)?;
     set_status(folder, Status::Running)
+}
+
+/// What startContainer hooks read, but for the pid, which is one of the guest's.
+fn hook_state(folder: &Folder) -> io::Result<String> {
+    let record = folder.read().map_err(io::Error::other)?;
+    let state = State { pid: 0, ..State::with_status(&record, Status::Created) };
+    Ok(state.for_hooks())
 }
 
 fn set_status(folder: &Folder, status: Status) -> Result<(), MonitorError> {

@@ -24,7 +24,7 @@ pub(crate) fn run(
 ) -> Result<u8, MonitorError> {
     let mut boot = Boot::new(sandbox, signals, boot_timeout);
     boot.hello()?;
-    let (mut workload, streams) = create(boot, spec)?;
+    let (mut workload, streams) = create(boot, spec, String::new())?;
     let (input, outputs) = streams.start().map_err(host("start copying streams"))?;
     let raw_mode = if wants_terminal(spec) { Some(RawMode::enter()?) } else { None };
     input.start().map_err(host("start copying stdin"))?;
@@ -38,7 +38,12 @@ pub(crate) fn run(
 }
 
 /// Has the agent make the container, once it has said hello.
-pub(crate) fn create<'a>(mut boot: Boot<'a>, spec: &Spec) -> Result<(Workload<'a>, Streams), MonitorError> {
+/// `state` is for the hooks that run in the guest.
+pub(crate) fn create<'a>(
+    mut boot: Boot<'a>,
+    spec: &Spec,
+    state: String,
+) -> Result<(Workload<'a>, Streams), MonitorError> {
     let terminal = wants_terminal(spec);
     let agent = boot.connect_agent()?;
     let (streams, tokens) = if terminal { boot.connect_terminal()? } else { boot.connect_streams()? };
@@ -46,6 +51,7 @@ pub(crate) fn create<'a>(mut boot: Boot<'a>, spec: &Spec) -> Result<(Workload<'a
     let mut workload = Workload { sandbox: Some(sandbox), signals, agent, exec_id: String::new() };
 
     let mut request = to_agent::create_request(CONTAINER_ID, spec, tokens)?;
+    request.state = state;
     if terminal && let (Ok(size), Some(process)) = (terminal::size(), request.process.as_mut()) {
         // A terminal of unknown size leaves the bundle's consoleSize.
         if size.columns > 0 && size.rows > 0 {

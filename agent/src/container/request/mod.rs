@@ -2,6 +2,7 @@
 //! here: the shim and the agent trust each other as little as two programs across a network.
 
 mod exec;
+mod lives;
 mod process;
 pub mod resources;
 mod settings;
@@ -18,6 +19,7 @@ use protobuf::MessageField;
 
 use crate::container::limits::Resources;
 use crate::container::namespaces::Namespaces;
+use crate::process::hooks::Hooks;
 use crate::process::{Confinement, ProcessSpec};
 use crate::rootfs::masks::Masks;
 use crate::rootfs::mounts::{Mount, Source};
@@ -25,6 +27,7 @@ use crate::rootfs::nodes::Node;
 use crate::rootfs::options::{MountOptions, OptionError};
 use crate::rootfs::path::clean;
 use crate::rootfs::propagation::Propagation;
+use crate::security::identity_map::IdentityMap;
 use crate::security::seccomp::Filter;
 use crate::security::sysctl::Sysctl;
 use crate::security::user::valid;
@@ -63,6 +66,12 @@ pub struct ContainerSpec {
     pub domainname: String,
     /// New ones.
     pub namespaces: Namespaces,
+    /// Of the user namespace.
+    pub identities: Option<IdentityMap>,
+    /// Of the time namespace, as `/proc/PID/timens_offsets` takes them.
+    pub time_offsets: String,
+    /// Run before the workload.
+    pub hooks: Hooks,
     /// Of the root mount.
     pub propagation: Option<Propagation>,
     /// Limits.
@@ -133,6 +142,7 @@ impl ContainerSpec {
         if request.mounts.len() > MOST_MOUNTS {
             return Err(RequestError::TooMany("mounts"));
         }
+        let offsets = lives::time_offsets(&request.time_offsets, namespaces)?;
         Ok(Self {
             id: name("container id", request.container_id)?,
             process: process::process_spec(process)?,
@@ -143,6 +153,9 @@ impl ContainerSpec {
             hostname: hostname(request.hostname)?,
             domainname: hostname(request.domainname)?,
             namespaces,
+            identities: lives::identities(&request.uid_mappings, &request.gid_mappings, namespaces)?,
+            time_offsets: offsets,
+            hooks: lives::hooks(request.start_container_hooks, &request.state)?,
             propagation: propagation(&request.rootfs_propagation)?,
             resources: resources::resources(request.resources.unwrap_or_default())?,
             devices: resources::devices(&request.devices)?,
@@ -234,8 +247,8 @@ fn namespaces(requested: &[agent::Namespace]) -> Result<Namespaces, RequestError
             Kind::KIND_UTS => namespaces.uts = true,
             Kind::KIND_CGROUP => namespaces.cgroup = true,
             Kind::KIND_NETWORK => namespaces.network = true,
-            Kind::KIND_USER => return Err(RequestError::Unsupported("a user namespace".to_owned())),
-            Kind::KIND_TIME => return Err(RequestError::Unsupported("a time namespace".to_owned())),
+            Kind::KIND_USER => namespaces.user = true,
+            Kind::KIND_TIME => namespaces.time = true,
             Kind::KIND_UNSPECIFIED => {
                 let kind = namespace.kind.value().to_string();
                 return Err(RequestError::Unsupported(format!("the namespace of kind {kind}")));

@@ -2,6 +2,7 @@
 //!
 //! Each subcommand does one thing, prints what it found, and fails with a line on stderr.
 
+mod adopt;
 mod bench_files;
 mod bench_init;
 mod files;
@@ -26,6 +27,7 @@ const USAGE: &str = "usage: probe COMMAND [ARGUMENT]...
   bench-files-init MIB COUNT
                            the same as PID 1, on the virtio-fs with the tag `share`
   vsock-serve PORT         serve one connection to this port of the vsock: see e2e::exchange
+  adopt PIDFILE COMMAND... run a command as an engine's shim does, tell the end of the process it leaves
   connect SOCKET           stdin to a unix socket, and what it answers to stdout
   signals                  print each signal that comes; ends at SIGTERM";
 
@@ -37,6 +39,7 @@ fn main() -> Result<()> {
         "write" => streams::write(number(1)?, number(2)?),
         "both" => streams::both(number(1)?),
         "verify" => streams::verify(number(1)?),
+        "adopt" => adopt::adopt(argument(1)?, arguments.get(2..).unwrap_or_default()),
         "connect" => streams::connect(argument(1)?),
         "signals" => streams::signals(),
         "bench-files" => bench_files::Job {

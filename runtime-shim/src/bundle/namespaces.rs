@@ -1,0 +1,211 @@
+//! `linux.namespaces`, and what belongs to some of them: ids of a user namespace, offsets of a time namespace.
+//!
+//! Namespaces are the guest's, so there is none of the host's to join, but for that of the network: the machine
+//! itself is put into that one.
+
+use agent_protocol::agent as proto;
+use oci_spec::runtime::{Linux, LinuxIdMapping, LinuxNamespace, LinuxNamespaceType, LinuxTimeOffset};
+use proto::namespace::Kind;
+
+/// Of a map (user_namespaces(7)).
+const MOST_RANGES: usize = 340;
+
+const NANOSECONDS: u32 = 1_000_000_000;
+
+/// What of it cannot be.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum NamespaceError {
+    /// A namespace.
+    #[error("linux.namespaces[{index}] ({kind}): {reason}")]
+    Namespace {
+        /// Place in the list.
+        index: usize,
+        /// Its type.
+        kind: LinuxNamespaceType,
+        /// Why not.
+        reason: &'static str,
+    },
+    /// A user namespace without ids, or too many.
+    #[error("{0} must have 1 to {MOST_RANGES} ranges: there is a user namespace")]
+    Ranges(&'static str),
+    /// Nobody could build the container.
+    #[error("{0} does not map the container's id 0")]
+    NoRoot(&'static str),
+    /// Ids without a user namespace.
+    #[error("linux.uidMappings and linux.gidMappings need a new user namespace in linux.namespaces")]
+    NoUserNamespace,
+    /// Offsets without a time namespace.
+    #[error("linux.timeOffsets needs a new time namespace in linux.namespaces")]
+    NoTimeNamespace,
+    /// An offset.
+    #[error("linux.timeOffsets.{0}: {1}")]
+    Offset(String, &'static str),
+}
+
+/// The namespaces of a container that are new, and what belongs to them.
+#[derive(Debug, Default, PartialEq)]
+pub(super) struct Namespaces {
+    pub(super) new: Vec<proto::Namespace>,
+    pub(super) uids: Vec<proto::IdMapping>,
+    pub(super) gids: Vec<proto::IdMapping>,
+    pub(super) time_offsets: Vec<proto::TimeOffset>,
+}
+
+/// Checks and converts them.
+pub(super) fn to_agent(linux: Option<&Linux>) -> Result<Namespaces, NamespaceError> {
+    let Some(linux) = linux else { return Ok(Namespaces::default()) };
+    let listed = linux.namespaces().as_deref().unwrap_or_default();
+    check(listed)?;
+    let has = |kind| listed.iter().any(|namespace| namespace.typ() == kind);
+    let mappings =
+        [linux.uid_mappings(), linux.gid_mappings()].map(|list| list.as_deref().unwrap_or_default());
+    let [uids, gids] = mappings;
+    let with_user = has(LinuxNamespaceType::User);
+    let has_ids = !uids.is_empty() || !gids.is_empty();
+    if has_ids && !with_user {
+        return Err(NamespaceError::NoUserNamespace);
+    }
+    let mut time_offsets = Vec::new();
+    for (clock, offset) in linux.time_offsets().iter().flatten() {
+        if !has(LinuxNamespaceType::Time) {
+            return Err(NamespaceError::NoTimeNamespace);
+        }
+        time_offsets.push(time_offset(clock, offset)?);
+    }
+    time_offsets.sort_by(|one, other| one.clock.cmp(&other.clock));
+    Ok(Namespaces {
+        new: listed.iter().map(|namespace| new_namespace(namespace.typ())).collect(),
+        uids: if with_user { ranges("linux.uidMappings", uids)? } else { Vec::new() },
+        gids: if with_user { ranges("linux.gidMappings", gids)? } else { Vec::new() },
+        time_offsets,
+    })
+}
+
+fn check(namespaces: &[LinuxNamespace]) -> Result<(), NamespaceError> {
+    for (index, namespace) in namespaces.iter().enumerate() {
+        let kind = namespace.typ();
+        let refuse = |reason| Err(NamespaceError::Namespace { index, kind, reason });
+        if namespaces.iter().take(index).any(|earlier| earlier.typ() == kind) {
+            return refuse("it is listed twice");
+        }
+        let has_path = namespace.path().as_ref().is_some_and(|path| !path.as_os_str().is_empty());
+        if has_path && kind != LinuxNamespaceType::Network {
+            return refuse(
+                "a namespace of the host, or of another sandbox, is of another kernel and cannot be joined",
+            );
+        }
+    }
+    Ok(())
+}
+
+fn ranges(field: &'static str, ranges: &[LinuxIdMapping]) -> Result<Vec<proto::IdMapping>, NamespaceError> {
+    if !(1..=MOST_RANGES).contains(&ranges.len()) {
+        return Err(NamespaceError::Ranges(field));
+    }
+    if !ranges.iter().any(|range| range.container_id() == 0 && range.size() > 0) {
+        return Err(NamespaceError::NoRoot(field));
+    }
+    let range = |range: &LinuxIdMapping| proto::IdMapping {
+        container_id: range.container_id(),
+        host_id: range.host_id(),
+        size: range.size(),
+        ..Default::default()
+    };
+    Ok(ranges.iter().map(range).collect())
+}
+
+fn time_offset(clock: &str, offset: &LinuxTimeOffset) -> Result<proto::TimeOffset, NamespaceError> {
+    let nanoseconds = offset.nanosecs().unwrap_or(0);
+    let refuse = |reason| Err(NamespaceError::Offset(clock.to_owned(), reason));
+    if !["monotonic", "boottime"].contains(&clock) {
+        return refuse("only monotonic and boottime have an offset");
+    }
+    if nanoseconds >= NANOSECONDS {
+        return refuse("nanosecs is a second or more");
+    }
+    let seconds = offset.secs().unwrap_or(0);
+    Ok(proto::TimeOffset { clock: clock.to_owned(), seconds, nanoseconds, ..Default::default() })
+}
+
+fn new_namespace(kind: LinuxNamespaceType) -> proto::Namespace {
+    let kind = match kind {
+        LinuxNamespaceType::Mount => Kind::KIND_MOUNT,
+        LinuxNamespaceType::Cgroup => Kind::KIND_CGROUP,
+        LinuxNamespaceType::Uts => Kind::KIND_UTS,
+        LinuxNamespaceType::Ipc => Kind::KIND_IPC,
+        LinuxNamespaceType::User => Kind::KIND_USER,
+        LinuxNamespaceType::Pid => Kind::KIND_PID,
+        LinuxNamespaceType::Network => Kind::KIND_NETWORK,
+        LinuxNamespaceType::Time => Kind::KIND_TIME,
+    };
+    proto::Namespace { kind: kind.into(), ..Default::default() }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn converted(linux: Value) -> Result<Namespaces, String> {
+        let linux: Linux = serde_json::from_value(linux).unwrap();
+        to_agent(Some(&linux)).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn namespaces_with_their_ids_and_clocks_reach_the_agent() {
+        let ids = |host| json!([{"containerID": 0, "hostID": host, "size": 10}]);
+        let namespaces = converted(json!({
+            "namespaces": [{"type": "user"}, {"type": "time"}, {"type": "network", "path": "/run/netns/x"}],
+            "uidMappings": ids(1000), "gidMappings": ids(2000),
+            "timeOffsets": {"monotonic": {"secs": -5, "nanosecs": 7}}
+        }))
+        .unwrap();
+        let kinds: Vec<Kind> = namespaces.new.iter().map(|one| one.kind.enum_value().unwrap()).collect();
+        assert_eq!(kinds, [Kind::KIND_USER, Kind::KIND_TIME, Kind::KIND_NETWORK]);
+        let (uid, gid) = (&namespaces.uids[0], &namespaces.gids[0]);
+        assert_eq!((uid.container_id, uid.host_id, uid.size, gid.host_id), (0, 1000, 10, 2000));
+        let offset = &namespaces.time_offsets[0];
+        assert_eq!((&*offset.clock, offset.seconds, offset.nanoseconds), ("monotonic", -5, 7));
+    }
+
+    #[test]
+    fn what_cannot_be_is_told_by_field() {
+        let ids = json!([{"containerID": 0, "hostID": 1, "size": 10}]);
+        let user = json!([{"type": "user"}]);
+        let other = json!([{"containerID": 1, "hostID": 1, "size": 10}]);
+        let time = json!([{"type": "time"}]);
+        for (linux, error) in [
+            (
+                json!({"namespaces": [{"type": "pid"}, {"type": "pid"}]}),
+                "linux.namespaces[1] (pid): it is listed twice",
+            ),
+            (
+                json!({"namespaces": [{"type": "ipc", "path": "/proc/1/ns/ipc"}]}),
+                "linux.namespaces[0] (ipc): a namespace of the host, or of another sandbox, is of another kernel and cannot be joined",
+            ),
+            (
+                json!({"uidMappings": ids}),
+                "linux.uidMappings and linux.gidMappings need a new user namespace in linux.namespaces",
+            ),
+            (
+                json!({"namespaces": user, "uidMappings": ids}),
+                "linux.gidMappings must have 1 to 340 ranges: there is a user namespace",
+            ),
+            (
+                json!({"namespaces": user, "uidMappings": ids, "gidMappings": other}),
+                "linux.gidMappings does not map the container's id 0",
+            ),
+            (
+                json!({"timeOffsets": {"monotonic": {"secs": 1}}}),
+                "linux.timeOffsets needs a new time namespace in linux.namespaces",
+            ),
+            (
+                json!({"namespaces": time, "timeOffsets": {"realtime": {"secs": 1}}}),
+                "linux.timeOffsets.realtime: only monotonic and boottime have an offset",
+            ),
+        ] {
+            assert_eq!(converted(linux).unwrap_err(), error);
+        }
+    }
+}

@@ -1,0 +1,125 @@
+//! `runv exec`, `ps`, `pause`, `resume`, `update` and `events` on a container that runs.
+
+use anyhow::{Context, Result};
+use e2e::{Bundle, Deadline, Runtime, together};
+use rustix::process::{Pid, Signal, kill_process, test_kill_process};
+use serde_json::Value;
+
+fn pid_in(runv: &Runtime<'_>, file: &str) -> Result<Pid> {
+    Pid::from_raw(runv.read(file).parse().context("no pid")?).context("process 0")
+}
+
+fn wait_for_end(pid: Pid) -> Result<()> {
+    Deadline::generous()?.wait_for("the end of a process", || {
+        // Who started it in this test is PID 1 of the tests' namespace, or this test, so it may be a zombie.
+        let stat =
+            std::fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero())).unwrap_or_default();
+        let zombie = stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('Z'));
+        Ok((zombie || test_kill_process(pid).is_err()).then_some(()))
+    })
+}
+
+#[test]
+fn exec_has_streams_status_directory_environment_and_user() -> Result<()> {
+    let _order = together();
+    let bundle = Bundle::shell("sleep 1000")?;
+    let runv = Runtime::new(&bundle)?;
+    runv.run_detached("c1")?;
+    let script = "cat; echo $A; pwd; id -u; id -g; echo err >&2; exit 9";
+    let exec = ["exec", "--env", "A=b", "-cwd=/tmp", "--user", "5:6", "c1", "sh", "-c", script];
+    let answer = runv.call_with(&exec, b"input\n")?.expect(9)?;
+    assert_eq!((answer.stdout.as_str(), answer.stderr.as_str()), ("input\nb\n/tmp\n5\n6\n", "err\n"));
+    runv.call(&["exec", "c1", "sh", "-c", "kill -9 $$"])?.expect(137)?;
+    let missing = runv.call(&["exec", "c1", "missing"])?.expect(127)?;
+    assert!(
+        missing.stderr.contains("exec: \\\"missing\\\": executable file not found in $PATH"),
+        "{missing:?}"
+    );
+    runv.call(&["exec", "c1", "/etc"])?.expect(126)?;
+
+    std::fs::write(
+        runv.file("process.json"),
+        r#"{"args":["sh","-c","echo $X"],"env":["PATH=/bin","X=y"],"cwd":"/"}"#,
+    )?;
+    assert_eq!(runv.call(&["exec", "--process", "process.json", "c1"])?.expect(0)?.stdout, "y\n");
+    std::fs::write(runv.file("process.json"), r#"{"args":["true"],"cwd":"relative"}"#)?;
+    let refused = runv.call(&["exec", "--process", "process.json", "c1"])?.expect(255)?;
+    assert!(refused.stderr.contains("process.cwd"), "{refused:?}");
+    Ok(())
+}
+
+#[test]
+fn a_detached_process_has_a_host_process_that_takes_it_along() -> Result<()> {
+    let _order = together();
+    let bundle = Bundle::shell("sleep 1000")?;
+    let runv = Runtime::new(&bundle)?;
+    runv.run_detached("c1")?;
+    let exec = ["exec", "--detach", "--pid-file", "exec.pid", "c1", "sleep", "777"];
+    runv.leave(&exec)?.expect(0)?;
+    let proxy = pid_in(&runv, "exec.pid")?;
+    let monitor = runv.read("pid");
+    let pids: Vec<u32> =
+        serde_json::from_str(&runv.call(&["ps", "--format", "json", "c1"])?.expect(0)?.stdout)?;
+    assert_eq!(pids, [monitor.parse::<u32>()?, u32::try_from(proxy.as_raw_nonzero().get())?]);
+    let lists =
+        |text: &str| Ok::<_, anyhow::Error>(runv.call(&["ps", "c1"])?.expect(0)?.stdout.contains(text));
+    assert!(lists("sleep 777")? && lists("sleep 1000")?);
+
+    kill_process(proxy, Signal::KILL)?;
+    Deadline::generous()?.wait_for("the end of its process", || Ok((!lists("sleep 777")?).then_some(())))?;
+    runv.leave(&exec)?.expect(0)?;
+    let proxy = pid_in(&runv, "exec.pid")?;
+    kill_process(proxy, Signal::TERM)?;
+    wait_for_end(proxy)?;
+    assert!(!lists("sleep 777")?, "a signal to the host process is the process's");
+    assert!(lists("sleep 1000")?);
+
+    runv.leave(&exec)?.expect(0)?;
+    let proxy = pid_in(&runv, "exec.pid")?;
+    runv.call(&["kill", "c1", "KILL"])?.expect(0)?;
+    wait_for_end(proxy)?;
+    runv.wait_for_status("c1", "stopped")?;
+    let refused = runv.call(&["exec", "c1", "true"])?.expect(255)?;
+    assert!(refused.stderr.contains("cannot exec in a stopped container"), "{refused:?}");
+    Ok(())
+}
+
+#[test]
+fn a_paused_container_waits_and_says_so() -> Result<()> {
+    let _order = together();
+    let bundle = Bundle::shell("sleep 1000")?;
+    let runv = Runtime::new(&bundle)?;
+    runv.run_detached("c1")?;
+    runv.call(&["resume", "c1"])?.refused("container not paused")?;
+    runv.call(&["pause", "c1"])?.expect(0)?;
+    assert_eq!(runv.state("c1")?["status"], "paused");
+    let refused = runv.call(&["exec", "c1", "true"])?.expect(255)?;
+    assert!(refused.stderr.contains("cannot exec in a paused container"), "{refused:?}");
+    runv.call(&["delete", "c1"])?.refused("that is not stopped: paused")?;
+    runv.call(&["resume", "c1"])?.expect(0)?;
+    assert_eq!(runv.state("c1")?["status"], "running");
+    runv.call(&["exec", "c1", "true"])?.expect(0)?;
+    Ok(())
+}
+
+#[test]
+fn limits_change_by_flags_and_by_stdin_and_figures_tell() -> Result<()> {
+    let _order = together();
+    let bundle = Bundle::shell("sleep 1000")?;
+    let runv = Runtime::new(&bundle)?;
+    runv.run_detached("c1")?;
+    let limit = || -> Result<Value> {
+        let stats = runv.call(&["events", "--stats", "c1"])?.expect(0)?.stdout;
+        let stats: Value = serde_json::from_str(&stats)?;
+        assert_eq!((&stats["type"], &stats["id"]), (&"stats".into(), &"c1".into()));
+        assert!(stats["data"]["memory"]["usage"]["usage"].as_u64() > Some(0), "{stats}");
+        Ok(stats["data"]["pids"]["limit"].clone())
+    };
+    runv.call(&["update", "--pids-limit", "50", "c1"])?.expect(0)?;
+    assert_eq!(limit()?, 50);
+    runv.call_with(&["update", "--resources", "-", "c1"], br#"{"pids":{"limit":20}}"#)?.expect(0)?;
+    assert_eq!(limit()?, 20);
+    runv.call_with(&["update", "--resources", "-", "c1"], b"{")
+        .and_then(|answer| answer.refused("cannot parse"))?;
+    Ok(())
+}

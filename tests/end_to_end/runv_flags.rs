@@ -1,0 +1,71 @@
+//! The command line of `runv`: runc's flags in the forms that engines write.
+
+use anyhow::{Context, Result};
+use e2e::{Bundle, Runtime, together};
+use serde_json::Value;
+
+#[test]
+fn flags_are_read_as_go_reads_them() -> Result<()> {
+    let _order = together();
+    let bundle = Bundle::new(&["true"])?;
+    let runv = Runtime::new(&bundle)?;
+    let create = [
+        "--log=log.json",
+        "-log-format",
+        "json",
+        "--criu",
+        "/usr/bin/criu",
+        "--rootless=auto",
+        "--cgroup-manager",
+        "cgroupfs",
+        "create",
+        "-no-pivot",
+        "--no-new-keyring=true",
+        "--preserve-fds=0",
+        "-b=.",
+        "-pid-file",
+        "pid",
+        "c1",
+    ];
+    runv.leave(&create)?.expect(0)?;
+    assert_eq!(runv.read("log.json"), "");
+    runv.call(&["--systemd-cgroup", "delete", "-force", "c1"])?.expect(0)?;
+    Ok(())
+}
+
+#[test]
+fn versions_and_features_can_be_asked_for() -> Result<()> {
+    let _order = together();
+    let bundle = Bundle::new(&["true"])?;
+    let runv = Runtime::new(&bundle)?;
+    let version = runv.call(&["--version"])?.expect(0)?.stdout;
+    assert!(version.starts_with("runv version ") && version.contains("\nspec: 1."), "{version}");
+    let features: Value =
+        serde_json::from_str(&runv.call(&["features"])?.expect(0)?.stdout).context("no JSON")?;
+    assert!(
+        features["hooks"].as_array().is_some_and(|hooks| hooks.contains(&"prestart".into())),
+        "{features}"
+    );
+    std::fs::remove_file(bundle.config())?;
+    runv.call(&["spec"])?.expect(0)?;
+    assert!(bundle.config().exists());
+    Ok(())
+}
+
+/// podman takes a successful `checkpoint --help` for a promise.
+#[test]
+fn what_is_not_there_is_not_promised() -> Result<()> {
+    let _order = together();
+    let bundle = Bundle::new(&["true"])?;
+    let runv = Runtime::new(&bundle)?;
+    for command in
+        [&["checkpoint", "--help"][..], &["restore", "--detach", "-no-subreaper", "--bundle", ".", "c1"]]
+    {
+        runv.call(command)?.refused("not supported yet")?;
+    }
+    runv.leave(&["--systemd-cgroup", "create", "c1"])?.refused("--systemd-cgroup is not supported")?;
+    runv.leave(&["create", "--preserve-fds", "1", "c1"])?.refused("--preserve-fds 1 is not supported")?;
+    runv.call(&["create", "--unknown", "c1"])?.refused("--unknown")?;
+    runv.call(&["unknown"])?.refused("unknown")?;
+    Ok(())
+}

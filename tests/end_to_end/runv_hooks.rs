@@ -1,0 +1,82 @@
+//! Hooks on the host: when they run, what they are told, and what their failure does.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use e2e::{Bundle, Census, Deadline, Runtime, alone, together};
+use serde_json::{Value, json};
+
+/// Appends its name and the state to a file of the bundle, and what network namespace it is in.
+fn hook(bundle: &Bundle, name: &str) -> Value {
+    let script = format!(
+        "read -r state; echo \"{{\\\"hook\\\":\\\"{name}\\\",\\\"state\\\":$state,\\\"net\\\":\\\"$(readlink /proc/self/ns/net)\\\"}}\" >>{}/hooks",
+        bundle.path().display()
+    );
+    json!([{ "path": "/bin/sh", "args": ["sh", "-c", script], "env": ["PATH=/bin:/usr/bin"], "timeout": 20 }])
+}
+
+#[test]
+fn hooks_run_in_order_with_the_state_and_in_their_namespaces() -> Result<()> {
+    let _order = together();
+    let bundle = Bundle::shell("sleep 1000")?;
+    let names = ["prestart", "createRuntime", "createContainer", "poststart", "poststop"];
+    let hooks: serde_json::Map<_, _> =
+        names.iter().map(|name| ((*name).to_owned(), hook(&bundle, name))).collect();
+    let bundle = bundle.edit(|spec| spec["hooks"] = Value::Object(hooks))?;
+    let runv = Runtime::new(&bundle)?;
+    let seen = || -> Result<Vec<Value>> {
+        runv.read("hooks")
+            .lines()
+            .map(|line| serde_json::from_str(line).with_context(|| line.to_owned()))
+            .collect()
+    };
+    runv.leave(&["create", "--pid-file", "pid", "c1"])?.expect(0)?;
+    assert_eq!(seen()?.iter().map(|one| one["hook"].clone()).collect::<Vec<_>>(), names[..3]);
+    runv.call(&["start", "c1"])?.expect(0)?;
+    let container = std::fs::read_link(format!("/proc/{}/ns/net", runv.read("pid")))?;
+    let host = std::fs::read_link("/proc/self/ns/net")?;
+    runv.call(&["delete", "--force", "c1"])?.expect(0)?;
+
+    let seen = seen()?;
+    assert_eq!(seen.iter().map(|one| one["hook"].clone()).collect::<Vec<_>>(), names);
+    let statuses: Vec<_> = seen.iter().map(|one| one["state"]["status"].clone()).collect();
+    assert_eq!(statuses, ["creating", "creating", "creating", "running", "stopped"]);
+    assert!(container != host);
+    for one in &seen {
+        let inside = one["hook"] == "createContainer";
+        let expected = if inside { &container } else { &host };
+        assert_eq!(one["net"].as_str(), expected.to_str(), "{one}");
+        assert_eq!(one["state"]["id"], "c1");
+        assert_eq!(one["state"]["bundle"].as_str(), bundle.path().to_str());
+        if one["hook"] != "poststop" {
+            assert_eq!(one["state"]["pid"].to_string(), runv.read("pid"));
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn a_hook_that_fails_or_hangs_ends_what_it_belongs_to() -> Result<()> {
+    let _order = alone();
+    let before = Census::take()?;
+    for (list, script, text) in [
+        ("prestart", "echo no luck >&2; exit 3", "exit status 3, output: no luck"),
+        ("createRuntime", "sleep 1000", "hook ran past specified timeout of 1s"),
+        ("createContainer", "kill -9 $$", "signal 9"),
+    ] {
+        let hooks = json!({ list: [{ "path": "/bin/sh", "args": ["sh", "-c", script], "timeout": 1 }] });
+        let bundle = Bundle::new(&["true"])?.edit(|spec| spec["hooks"] = hooks)?;
+        let runv = Runtime::new(&bundle)?;
+        let refused = runv.leave(&["create", "c1"])?.refused(text)?;
+        assert!(refused.stderr.contains(&format!("error running {list} hook #0")), "{refused:?}");
+        assert_eq!(std::fs::read_dir(runv.root())?.count(), 0);
+    }
+    let hooks = json!({ "poststart": [{ "path": "/bin/false" }] });
+    let bundle = Bundle::shell("sleep 1000")?.edit(|spec| spec["hooks"] = hooks)?;
+    let runv = Runtime::new(&bundle)?;
+    runv.leave(&["create", "c1"])?.expect(0)?;
+    runv.call(&["start", "c1"])?.refused("error running poststart hook #0")?;
+    assert_eq!(runv.state("c1")?["status"], "stopped");
+    runv.call(&["delete", "c1"])?.expect(0)?;
+    before.restored(Deadline::after(Duration::from_secs(2))?)
+}

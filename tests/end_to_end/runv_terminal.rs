@@ -1,0 +1,87 @@
+//! Terminals by `--console-socket`: the engine gets the master before the command returns.
+
+use std::fs::File;
+use std::io::{IoSliceMut, Write};
+use std::mem::MaybeUninit;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixListener;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use e2e::{Bundle, Deadline, Output, Runtime, together};
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
+use rustix::termios::{Winsize, tcsetwinsize};
+
+/// Where an engine awaits a terminal.
+struct ConsoleSocket(UnixListener);
+
+impl ConsoleSocket {
+    fn bind(path: &Path) -> Result<Self> {
+        let listener = UnixListener::bind(path).context("cannot bind the console socket")?;
+        // Whoever is there has come before the command returned.
+        listener.set_nonblocking(true)?;
+        Ok(Self(listener))
+    }
+
+    fn terminal(&self) -> Result<OwnedFd> {
+        let (connection, _) = self.0.accept().context("nobody has sent a terminal")?;
+        let mut name = [0; 4096];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+        let mut parts = [IoSliceMut::new(&mut name)];
+        recvmsg(&connection, &mut parts, &mut ancillary, RecvFlags::CMSG_CLOEXEC)?;
+        let mut messages = ancillary.drain();
+        let Some(RecvAncillaryMessage::ScmRights(mut fds)) = messages.next() else {
+            anyhow::bail!("no descriptor came");
+        };
+        fds.next().context("no descriptor came")
+    }
+}
+
+fn resize(terminal: &File, rows: u16, columns: u16) -> Result<()> {
+    let size = Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
+    tcsetwinsize(terminal, size).context("cannot size the terminal")
+}
+
+#[test]
+fn a_container_has_the_terminal_its_size_and_the_changes_of_it() -> Result<()> {
+    let _order = together();
+    let script = "stty size; read line; echo got $line; trap 'stty size; exit' WINCH; echo armed; while :; do sleep 0.1; done";
+    let bundle = Bundle::shell(script)?.edit(|spec| spec["process"]["terminal"] = true.into())?;
+    let runv = Runtime::new(&bundle)?;
+    runv.leave(&["create", "c1"])?.refused("without setting console socket")?;
+    let socket = ConsoleSocket::bind(&runv.file("console"))?;
+    runv.leave(&["create", "--console-socket", "console", "c1"])?.expect(0)?;
+    let mut terminal = File::from(socket.terminal()?);
+    let output = Output::collect(terminal.try_clone()?);
+    resize(&terminal, 11, 22)?;
+    runv.call(&["start", "c1"])?.expect(0)?;
+    let deadline = Deadline::generous()?;
+    output.wait_for("11 22", deadline)?;
+    terminal.write_all(b"typed\n")?;
+    output.wait_for("got typed", deadline)?;
+    output.wait_for("armed", deadline)?;
+    resize(&terminal, 33, 44)?;
+    output.wait_for("33 44", deadline)?;
+    runv.wait_for_status("c1", "stopped")?;
+    Ok(())
+}
+
+#[test]
+fn exec_has_a_terminal_of_its_own() -> Result<()> {
+    let _order = together();
+    let bundle = Bundle::shell("sleep 1000")?;
+    let runv = Runtime::new(&bundle)?;
+    runv.run_detached("c1")?;
+    let socket = ConsoleSocket::bind(&runv.file("console"))?;
+    let script = "test -t 0 && test -t 1 && read line && echo got $line";
+    let exec = ["exec", "--tty", "--detach", "--console-socket", "console", "c1", "sh", "-c", script];
+    runv.leave(&exec)?.expect(0)?;
+    let mut terminal = File::from(socket.terminal()?);
+    let output = Output::collect(terminal.try_clone()?);
+    terminal.write_all(b"typed\n")?;
+    output.wait_for("got typed", Deadline::generous()?)?;
+    let refused = runv.call(&["exec", "--tty", "--detach", "c1", "true"])?.expect(255)?;
+    assert!(refused.stderr.contains("without setting console socket"), "{refused:?}");
+    Ok(())
+}
