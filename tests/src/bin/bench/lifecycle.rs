@@ -17,6 +17,9 @@ use crate::runtime;
 const ROUNDS: usize = 5;
 const AT_ONCE: usize = 50;
 
+const FIRST_BYTE: &str = "create, start, to the workload's first byte";
+const EXEC: &str = "exec of a static true";
+
 /// Benchmark, step, and what the meter grew by meanwhile.
 type Steps = Vec<(&'static str, &'static str, f64)>;
 type Clock<'a> = &'a dyn Fn() -> Result<f64>;
@@ -88,9 +91,9 @@ impl Oci {
         self.call(&["delete", "--force", "one"])?;
         let deleted = clock()?;
         Ok(vec![
-            ("B5", "create, start, to the workload's first byte", started - begin),
+            ("B5", FIRST_BYTE, started - begin),
             ("B5", "  of it, create", created - begin),
-            ("B7", "exec of a static true", executed - stated),
+            ("B7", EXEC, executed - stated),
             ("B8", "state", stated - started),
             ("B8", "kill", killed - executed),
             ("B8", "delete --force", deleted - killed),
@@ -148,7 +151,17 @@ pub(crate) fn measure_counted(guests: &Path) -> Result<Vec<Measurement>> {
         runtime.life(&bundle, &clock)?;
         arms.push((runtime.name, runtime.life(&bundle, &clock)?));
     }
-    Ok(measurements("M instr.", &arms))
+    // The goals are shares of what a peer does.
+    let goal = |measurement: Measurement, peer: &str, share: f64| {
+        let value = measurement.peers.iter().find(|(name, _)| name == peer).map(|(_, value)| *value);
+        value.map_or(measurement.clone(), |value| measurement.goal(value * share))
+    };
+    let with_goal = |measurement: Measurement| match measurement.name.as_str() {
+        FIRST_BYTE => goal(measurement, "runc", 0.8),
+        EXEC => goal(measurement, "crun", 0.5),
+        _ => measurement,
+    };
+    Ok(measurements("M instr.", &arms).into_iter().map(with_goal).collect())
 }
 
 /// On this machine: milliseconds, of a guest that is emulated, beside peers that are not.
