@@ -6,7 +6,8 @@
 //! | any other, `runv` by default | the OCI command line, as engines call it ([`cli`]) |
 //!
 //! Below the faces: [`config`] and [`bundle`] say what is asked, [`sandbox`] starts it, [`monitor`] watches it, and
-//! [`io`] carries its streams. [`check`] looks at the host.
+//! [`io`] carries its streams. What outlives a command is [`container`]'s, and [`control`] is how the next one reaches
+//! it. [`check`] looks at the host; [`host_cgroup`], [`host_namespace`] and [`hooks`] change it.
 
 mod bundle;
 mod check;
