@@ -4,7 +4,7 @@ use std::error::Error;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::path::Path;
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock};
 use std::time::SystemTime;
 
 use serde_json::json;
@@ -145,14 +145,19 @@ fn without_numbers(text: &str) -> String {
     plain
 }
 
-/// Shows what is logged, for `--debug`. The environment variable `RUNV_LOG` chooses levels and modules.
+/// Shows what is logged, for `--debug`: on stderr, or in an engine's log. The environment variable `RUNV_LOG`
+/// chooses levels and modules.
 pub(crate) fn show_log() {
     let everything = Targets::new().with_default(LevelFilter::DEBUG);
     let filter = std::env::var("RUNV_LOG").ok().and_then(|text| text.parse().ok()).unwrap_or(everything);
     let log = tracing_subscriber::fmt().with_max_level(LevelFilter::TRACE).with_ansi(false);
-    let log = log.with_writer(std::io::stderr).finish().with(filter);
-    // Fails only if there is a log already.
-    let _ = log.try_init();
+    let engine = ENGINE.get().and_then(|engine| Some((engine.file.as_ref()?.try_clone().ok()?, engine.format)));
+    // Each fails only if there is a log already.
+    let _ = match engine {
+        Some((file, LogFormat::Json)) => log.json().with_writer(Mutex::new(file)).finish().with(filter).try_init(),
+        Some((file, LogFormat::Text)) => log.with_writer(Mutex::new(file)).finish().with(filter).try_init(),
+        None => log.with_writer(io::stderr).finish().with(filter).try_init(),
+    };
 }
 
 #[cfg(test)]

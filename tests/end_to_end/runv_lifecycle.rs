@@ -161,3 +161,18 @@ fn run_waits_and_deletes_unless_told_to_keep() -> Result<()> {
     runv.call(&["delete", "c1"])?.expect(0)?;
     before.restored(Deadline::after(Duration::from_secs(2))?)
 }
+
+#[test]
+fn a_signal_to_run_is_the_workloads() -> Result<()> {
+    let _order = together();
+    let bundle = Bundle::shell(UNTIL_TERM)?;
+    let runv = Runtime::new(&bundle)?;
+    let mut run = runv.start_to_leave(&["run", "c1"])?;
+    runv.wait_for_text("out", "started")?;
+    rustix::process::kill_process(rustix::process::Pid::from_child(&run), rustix::process::Signal::TERM)?;
+    let ended = || run.try_wait().context("cannot wait");
+    let status = Deadline::generous()?.wait_for("the end of run", ended)?;
+    assert_eq!(status.code(), Some(3), "{}", runv.read("err"));
+    runv.call(&["state", "c1"])?.refused("container does not exist")?;
+    Ok(())
+}

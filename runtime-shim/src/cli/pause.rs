@@ -36,7 +36,10 @@ pub(super) fn pause(arguments: &PauseArguments, global: &Global) -> Result<u8, F
     }
     let request = proto::PauseContainerRequest { container_id: CONTAINER_ID.into(), ..Default::default() };
     refused(Agent::connect(&folder)?.call(&request)?.failure)?;
-    folder.update(|record| record.last_status = Status::Paused)?;
+    folder.update(|record| {
+        record.paused_from = Some(status);
+        record.last_status = Status::Paused;
+    })?;
     Ok(0)
 }
 
@@ -47,7 +50,7 @@ pub(super) fn resume(arguments: &ResumeArguments, global: &Global) -> Result<u8,
     }
     let request = proto::ResumeContainerRequest { container_id: CONTAINER_ID.into(), ..Default::default() };
     refused(Agent::connect(&folder)?.call(&request)?.failure)?;
-    folder.update(|record| record.last_status = Status::Running)?;
+    folder.update(|record| record.last_status = record.paused_from.take().unwrap_or(Status::Running))?;
     Ok(0)
 }
 

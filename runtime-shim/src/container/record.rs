@@ -68,6 +68,9 @@ pub(crate) struct Record {
     pub(crate) annotations: BTreeMap<String, String>,
     /// What the last command or its monitor has made of it; see [`Record::status`].
     pub(crate) last_status: Status,
+    /// What it was when it was paused, and will be when it is resumed.
+    #[serde(default)]
+    pub(crate) paused_from: Option<Status>,
     /// The process that is the container to engines; while it is being made, the one that makes it.
     pub(crate) monitor: ProcessId,
     /// The monitor's children, which end with it, a moment later when it is killed.
@@ -96,6 +99,7 @@ impl Record {
             created: humantime::format_rfc3339_nanos(SystemTime::now()).to_string(),
             annotations: spec.annotations().clone().unwrap_or_default().into_iter().collect(),
             last_status: Status::Creating,
+            paused_from: None,
             monitor: ProcessId::own()?,
             children: Vec::new(),
             cgroups: Vec::new(),

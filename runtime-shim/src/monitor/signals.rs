@@ -44,6 +44,13 @@ impl Signals {
         Ok(Self { fd: SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)? })
     }
 
+    /// The next one that another process has sent. The kernel's own, such as a terminal's for Ctrl-C, go to every
+    /// process of the group anyway.
+    pub(crate) fn take_sent(&self) -> nix::Result<Option<Signal>> {
+        let info = self.fd.read_signal()?.filter(|info| info.ssi_code != libc::SI_KERNEL);
+        Ok(info.and_then(|info| Signal::try_from(info.ssi_signo.cast_signed()).ok()))
+    }
+
     /// The next one that has arrived.
     pub(crate) fn take(&self) -> nix::Result<Option<u32>> {
         Ok(self.fd.read_signal()?.map(|info| info.ssi_signo))
