@@ -18,6 +18,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("a_container_runs_from_create_to_its_end", whole_life),
     ("failures_of_create_and_start_are_part_of_the_answer", failures),
     ("acts_on_what_is_not_there_are_refused_with_their_code", refusals),
+    ("limits_can_be_asked_for_and_changed_and_processes_paused", resources),
     ("shutdown_kills_answers_and_powers_off_when_the_client_has_gone", shutdown),
     ("an_earlier_clients_end_does_not_power_off", earlier_client),
     ("a_process_that_is_executed_can_be_waited_for_and_signalled", exec),
@@ -258,5 +259,49 @@ fn exec_failures() {
         }
         let nobody = api::ExecProcessRequest { container_id: "nobody".to_owned(), ..Default::default() };
         assert_eq!(code(client.exec_process(context::with_timeout(0), &nobody).await), Code::NOT_FOUND);
+    });
+}
+
+fn resources() {
+    use api::failure::Kind;
+    with_guest(async |guest| {
+        let (client, _) = connect(&guest);
+        let request = start_sleeper(&client).await;
+        let id = || request.container_id.clone();
+        let within = || context::with_timeout(0);
+        let list = api::ListProcessesRequest { container_id: id(), ..Default::default() };
+        let listed = client.list_processes(within(), &list).await.unwrap();
+        let names: Vec<&str> = listed.processes.iter().map(|process| process.name.as_str()).collect();
+        assert_eq!(names, ["sleep"]);
+        let stats = api::ContainerStatsRequest { container_id: id(), ..Default::default() };
+        let stats = client.container_stats(within(), &stats).await.unwrap();
+        // The kernel counts the time of every cgroup, whatever controllers there are.
+        assert!(stats.cpu.usage_microseconds > 0, "{stats}");
+        assert!(stats.network.iter().any(|interface| interface.name == "lo"), "{stats}");
+
+        let pause = api::PauseContainerRequest { container_id: id(), ..Default::default() };
+        assert!(client.pause_container(within(), &pause).await.unwrap().failure.is_none());
+        let resume = api::ResumeContainerRequest { container_id: id(), ..Default::default() };
+        assert!(client.resume_container(within(), &resume).await.unwrap().failure.is_none());
+
+        for (file, kind) in [("no.such", Kind::KIND_SYSTEM), ("cgroup.procs", Kind::KIND_INVALID_REQUEST)] {
+            let setting =
+                api::CgroupSetting { file: file.to_owned(), value: "1".to_owned(), ..Default::default() };
+            let limits = api::Resources { cgroup: vec![setting], ..Default::default() };
+            let update = api::UpdateContainerRequest {
+                container_id: id(),
+                resources: MessageField::some(limits),
+                ..Default::default()
+            };
+            let answer = client.update_container(within(), &update).await.unwrap();
+            assert_eq!(answer.failure.kind, kind.into(), "{answer}");
+        }
+
+        let kill = api::SignalProcessRequest { container_id: id(), signal: 9, ..Default::default() };
+        client.signal_process(within(), &kill).await.unwrap();
+        client.wait_process(within(), &wait_of(&request)).await.unwrap();
+        assert_eq!(code(client.list_processes(within(), &list).await), Code::FAILED_PRECONDITION);
+        let paused = client.pause_container(within(), &pause).await.unwrap();
+        assert_eq!(paused.failure.kind, Kind::KIND_INVALID_REQUEST.into());
     });
 }
