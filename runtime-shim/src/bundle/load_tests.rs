@@ -70,6 +70,11 @@ fn what_the_specification_forbids_is_told_by_field() {
         ),
         ("/ociVersion", json!(null), "ociVersion is missing"),
         ("/root", json!(null), "root is missing"),
+        (
+            "/mounts",
+            json!([{"destination": "/a", "type": "bind", "source": "/", "options": ["bind", "idmap"]}]),
+            "mounts[0].options `idmap` is not supported",
+        ),
         ("/root/path", json!(""), "root.path is empty"),
         ("/process", json!(null), "process is missing"),
         ("/process/args", json!([]), "process.args is empty"),

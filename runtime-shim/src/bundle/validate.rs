@@ -43,6 +43,14 @@ pub(crate) enum SpecError {
         /// What is there.
         variable: String,
     },
+    /// A mount option that is known and not done.
+    #[error("mounts[{index}].options `{option}` is not supported")]
+    MountOption {
+        /// Place in the list.
+        index: usize,
+        /// Which.
+        option: String,
+    },
     /// A name that would be set for more than the container.
     #[error("{0} needs a new uts namespace in linux.namespaces")]
     NameWithoutNamespace(&'static str),
@@ -150,6 +158,9 @@ pub(crate) fn check_process(process: &Process) -> Result<(), SpecError> {
     Ok(rights::apply(process, &mut proto::Process::default())?)
 }
 
+/// The server of the share does not offer id-mapped mounts (FUSE_ALLOW_IDMAP), and no engine mounts again.
+const UNSUPPORTED_OPTIONS: [&str; 4] = ["idmap", "ridmap", "remount", "copy-symlink"];
+
 fn check_mounts(spec: &Spec) -> Result<(), SpecError> {
     for (index, mount) in spec.mounts().iter().flatten().enumerate() {
         let field = |name| format!("mounts[{index}].{name}");
@@ -159,6 +170,9 @@ fn check_mounts(spec: &Spec) -> Result<(), SpecError> {
         no_nul(&field("type"), mount.typ().as_deref().unwrap_or_default())?;
         for option in mounts::options(mount) {
             no_nul(&field("options"), option)?;
+            if UNSUPPORTED_OPTIONS.contains(&option) {
+                return Err(SpecError::MountOption { index, option: option.to_owned() });
+            }
         }
         if mounts::is_bind(mount) && source.is_empty() {
             return Err(SpecError::Missing(field("source")));
