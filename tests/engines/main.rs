@@ -3,6 +3,7 @@
 //! Each engine has its state in this test's own directories and namespaces (`tests/run engines` makes those). Its
 //! image is made here, of busybox, as there is no registry. Networks are of another subject: all is `--network none`.
 
+mod devices;
 mod engine;
 mod isolation;
 mod lifecycle;
