@@ -3,7 +3,7 @@
 use std::fs;
 
 use anyhow::{Context, Result};
-use e2e::{Bundle, Sandbox, together};
+use e2e::{Bundle, Runtime, Sandbox, together};
 use serde_json::{Value, json};
 
 /// Debian's package golang-github-containers-common.
@@ -152,5 +152,25 @@ fn a_process_that_the_profile_kills_dies_of_sigsys() -> Result<()> {
         });
     })?;
     Sandbox::run(&bundle)?.finish()?.expect_code(128 + 31)?;
+    Ok(())
+}
+
+#[test]
+fn other_processes_are_under_the_containers_filter_with_rights_of_their_own() -> Result<()> {
+    let _order = together();
+    let bundle = Bundle::new(&["sleep", "1000"])?.edit(|spec| {
+        spec["linux"]["seccomp"] = json!({
+            "defaultAction": "SCMP_ACT_ALLOW",
+            "syscalls": [{ "names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_ERRNO" }]
+        });
+        let one = json!(["CAP_KILL"]);
+        spec["process"]["capabilities"] = json!({ "bounding": one, "permitted": one, "effective": one });
+    })?;
+    let runv = Runtime::new(&bundle)?;
+    runv.run_detached("c1")?;
+    let script = "mkdir /tmp/x; grep -E '^(CapEff|Seccomp:|NoNewPrivs)' /proc/self/status";
+    let answer = runv.call(&["exec", "--cap", "CAP_CHOWN", "c1", "sh", "-c", script])?.expect(0)?;
+    assert!(answer.stderr.contains("Operation not permitted"), "{answer:?}");
+    assert_eq!(answer.stdout, "CapEff:\t0000000000000021\nNoNewPrivs:\t1\nSeccomp:\t2\n");
     Ok(())
 }

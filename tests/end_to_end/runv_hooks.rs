@@ -80,3 +80,33 @@ fn a_hook_that_fails_or_hangs_ends_what_it_belongs_to() -> Result<()> {
     runv.call(&["delete", "c1"])?.expect(0)?;
     before.restored(Deadline::after(Duration::from_secs(2))?)
 }
+
+#[test]
+fn hooks_of_the_container_run_in_it_when_it_is_started() -> Result<()> {
+    let _order = together();
+    let script = "(cat; echo; hostname) >/hook; exit $(cat /status)";
+    let bundle = Bundle::shell("echo ran; sleep 1000")?.edit(|spec| {
+        spec["hooks"] = json!({ "startContainer": [{ "path": "/bin/sh", "args": ["sh", "-c", script], "env": ["PATH=/bin"] }] });
+        spec["hostname"] = json!("box");
+        spec["annotations"] = json!({ "org.example": "yes" });
+    })?;
+    let runv = Runtime::new(&bundle)?;
+    let (told, status) = (bundle.rootfs().join("hook"), bundle.rootfs().join("status"));
+    std::fs::write(&status, "0")?;
+    runv.leave(&["create", "c1"])?.expect(0)?;
+    assert!(!told.exists());
+    runv.call(&["start", "c1"])?.expect(0)?;
+    let text = std::fs::read_to_string(&told)?;
+    let (state, hostname) = text.split_once('\n').context("one line")?;
+    let state: Value = serde_json::from_str(state)?;
+    let expected = [("id", json!("c1")), ("pid", json!(1)), ("status", json!("created"))];
+    assert!(expected.iter().all(|(name, value)| &state[name] == value), "{state}");
+    assert_eq!((&state["annotations"]["org.example"], hostname), (&json!("yes"), "box\n"));
+
+    std::fs::write(&status, "3")?;
+    runv.leave(&["create", "c2"])?.expect(0)?;
+    runv.call(&["start", "c2"])?.refused("error running startContainer hook #0: exit status 3")?;
+    runv.wait_for_status("c2", "stopped")?;
+    assert!(!runv.read("out").contains("ran"));
+    Ok(())
+}

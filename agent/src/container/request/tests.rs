@@ -87,8 +87,7 @@ fn a_hostname_without_a_uts_namespace_is_refused() {
 fn namespaces_that_cannot_be_had_are_refused_by_name() {
     use agent::namespace::Kind;
     for (kind, path, text) in [
-        (Kind::KIND_USER, "", "a user namespace is not supported"),
-        (Kind::KIND_TIME, "", "a time namespace is not supported"),
+        (Kind::KIND_USER, "", "the request has no uidMappings or gidMappings"),
         (
             Kind::KIND_NETWORK,
             "/var/run/netns/x",
@@ -129,4 +128,57 @@ fn a_terminal_has_one_stream_and_only_a_terminal_has_that() {
         })
         .contains("one stream")
     );
+}
+
+#[test]
+fn rights_that_nobody_can_have_are_refused_by_name() {
+    let limit =
+        |type_: &str, soft, hard| agent::Rlimit { type_: type_.to_owned(), soft, hard, ..Default::default() };
+    let capabilities = || agent::Capabilities { ambient: vec!["CAP_FLY".to_owned()], ..Default::default() };
+    let seccomp = || agent::Seccomp { program: vec![0; 9], ..Default::default() };
+    let io = || agent::IoPriority { class: 4, ..Default::default() };
+    for (text, change) in [
+        ("process.rlimits \"RLIMIT_X\"", &(|r| process(r).rlimits.push(limit("RLIMIT_X", 0, 0)))),
+        ("process.rlimits \"RLIMIT_AS\"", &(|r| process(r).rlimits.push(limit("RLIMIT_AS", 1, 0)))),
+        (
+            "process.capabilities.ambient \"CAP_FLY\"",
+            &(|r| {
+                process(r).capabilities = MessageField::some(capabilities());
+            }),
+        ),
+        ("process.oomScoreAdj \"1001\"", &(|r| process(r).oom_score_adj = Some(1001))),
+        ("process.ioPriority", &(|r| process(r).io_priority = MessageField::some(io()))),
+        ("process.execCPUAffinity \"1024\"", &(|r| process(r).cpus = vec![1024])),
+        ("linux.seccomp \"9 bytes\"", &(|r| r.seccomp = MessageField::some(seccomp()))),
+    ] as [(&str, &dyn Fn(&mut agent::CreateContainerRequest)); 7]
+    {
+        assert!(error(change).starts_with(text), "{text}: {}", error(change));
+    }
+}
+
+#[test]
+fn ids_clocks_and_hooks_are_checked() {
+    use agent::namespace::Kind;
+    let namespace = |kind: Kind| agent::Namespace { kind: kind.into(), ..Default::default() };
+    let ids = |container_id| agent::IdMapping { container_id, host_id: 5, size: 1, ..Default::default() };
+    let offset = |clock: &str| agent::TimeOffset { clock: clock.to_owned(), ..Default::default() };
+    assert!(error(|request| request.uid_mappings.push(ids(0))).contains("user namespace"));
+    let error_of_ids = error(|request| {
+        request.namespaces.push(namespace(Kind::KIND_USER));
+        request.uid_mappings.push(ids(0));
+        request.gid_mappings.push(ids(1));
+    });
+    assert!(error_of_ids.contains("are not mapped"), "{error_of_ids}");
+    assert!(error(|request| request.time_offsets.push(offset("monotonic"))).contains("time namespace"));
+    let error_of_clock = error(|request| {
+        request.namespaces.push(namespace(Kind::KIND_TIME));
+        request.time_offsets.push(offset("realtime"));
+    });
+    assert!(error_of_clock.contains("has no offset"), "{error_of_clock}");
+    let hook = agent::Hook { path: "relative".to_owned(), ..Default::default() };
+    let error_of_hook = error(|request| {
+        request.state = "{}".to_owned();
+        request.start_container_hooks.push(hook);
+    });
+    assert!(error_of_hook.starts_with("hook path"), "{error_of_hook}");
 }
