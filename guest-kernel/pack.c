@@ -10,7 +10,9 @@
 // or 0xcc, the filler between functions) and leaves those out. Guest memory there
 // is then 0, as any memory of a new VM. Nothing else changes: the addresses, the
 // entry points and the notes stay, and every segment still starts at a multiple of
-// the page size in the file, so that it can be mapped. Section headers are dropped.
+// the page size in the file, so that it can be mapped. Of the section headers those of
+// .text and .rodata stay, one for each part of a segment that has some of it: a VMM
+// learns from them which pages the kernel never gives to other uses.
 
 #include <elf.h>
 #include <stdbool.h>
@@ -19,12 +21,21 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { PAGE = 4096, GAP = 16, MAX_SEGMENTS = 64 };
+enum { PAGE = 4096, GAP = 16, MAX_SEGMENTS = 64, MAX_SECTIONS = 2 * MAX_SEGMENTS + 2 };
+
+// The names of the sections that are written: offsets into SECTION_NAMES.
+static const char SECTION_NAMES[] = "\0.text\0.rodata\0.shstrtab";
+enum { NAME_TEXT = 1, NAME_RODATA = 7, NAME_STRINGS = 15 };
 
 struct segments {
 	Elf64_Phdr header[MAX_SEGMENTS];
 	const uint8_t *data[MAX_SEGMENTS];
 	unsigned int count;
+};
+
+struct sections {
+	Elf64_Shdr header[MAX_SECTIONS];
+	Elf64_Half count;
 };
 
 static void die(const char *what, const char *object)
@@ -127,16 +138,88 @@ static void place(struct segments *out)
 	}
 }
 
-static void write_file(const char *path, Elf64_Ehdr elf, const struct segments *out)
+// Adds the headers of one section of the kernel, in the segments where its bytes went.
+static void add_section(struct sections *sections, const struct segments *out, const uint8_t *kernel,
+			const Elf64_Shdr *whole, Elf64_Word name)
+{
+	for (unsigned int i = 0; i < out->count; i++) {
+		const Elf64_Phdr *load = &out->header[i];
+		uint64_t from, to, section_end = whole->sh_offset + whole->sh_size;
+		Elf64_Shdr *part = &sections->header[sections->count];
+
+		if (load->p_type != PT_LOAD)
+			continue;
+		from = (uint64_t)(out->data[i] - kernel);
+		to = from + load->p_filesz < section_end ? from + load->p_filesz : section_end;
+		from = from > whole->sh_offset ? from : whole->sh_offset;
+		if (from >= to)
+			continue;
+		if (sections->count == MAX_SECTIONS - 1)
+			die("too many sections in", "the kernel");
+		*part = *whole;
+		part->sh_name = name;
+		part->sh_addr = whole->sh_addr + (from - whole->sh_offset);
+		part->sh_offset = load->p_offset + (from - (uint64_t)(out->data[i] - kernel));
+		part->sh_size = to - from;
+		part->sh_link = part->sh_info = 0;
+		sections->count++;
+	}
+}
+
+// The first bytes after the last segment.
+static uint64_t end_of(const struct segments *out)
+{
+	uint64_t end = PAGE;
+
+	for (unsigned int i = 0; i < out->count; i++) {
+		const Elf64_Phdr *load = &out->header[i];
+
+		if (load->p_type == PT_LOAD && load->p_offset + load->p_filesz > end)
+			end = load->p_offset + load->p_filesz;
+	}
+	return (end + 7) / 8 * 8;
+}
+
+static void collect_sections(struct sections *sections, const struct segments *out,
+			     const uint8_t *kernel, size_t size, const Elf64_Ehdr *elf)
+{
+	Elf64_Shdr strings = { .sh_name = NAME_STRINGS, .sh_type = SHT_STRTAB, .sh_addralign = 1,
+			       .sh_offset = end_of(out), .sh_size = sizeof(SECTION_NAMES) };
+	Elf64_Shdr header, names;
+
+	if (elf->e_shoff + (uint64_t)elf->e_shnum * sizeof(header) > size || elf->e_shstrndx >= elf->e_shnum)
+		die("no section headers in", "the kernel");
+	memcpy(&names, kernel + elf->e_shoff + elf->e_shstrndx * sizeof(names), sizeof(names));
+	sections->count = 1; // The first one is empty.
+	for (Elf64_Half i = 0; i < elf->e_shnum; i++) {
+		const char *name;
+
+		memcpy(&header, kernel + elf->e_shoff + i * sizeof(header), sizeof(header));
+		if (names.sh_offset + header.sh_name >= size)
+			die("truncated:", "section names of the kernel");
+		name = (const char *)kernel + names.sh_offset + header.sh_name;
+		if (strcmp(name, SECTION_NAMES + NAME_TEXT) == 0)
+			add_section(sections, out, kernel, &header, NAME_TEXT);
+		else if (strcmp(name, SECTION_NAMES + NAME_RODATA) == 0)
+			add_section(sections, out, kernel, &header, NAME_RODATA);
+	}
+	if (sections->count == 1)
+		die("no .text or .rodata in", "the kernel");
+	sections->header[sections->count++] = strings;
+}
+
+static void write_file(const char *path, Elf64_Ehdr elf, const struct segments *out,
+		       const struct sections *sections)
 {
 	FILE *file = fopen(path, "wb");
 	bool failed = !file;
+	long names = (long)end_of(out);
 
 	elf.e_phoff = sizeof(elf);
 	elf.e_phnum = (Elf64_Half)out->count;
-	elf.e_shoff = 0;
-	elf.e_shnum = 0;
-	elf.e_shstrndx = SHN_UNDEF;
+	elf.e_shoff = (uint64_t)names + (sizeof(SECTION_NAMES) + 7) / 8 * 8;
+	elf.e_shnum = sections->count;
+	elf.e_shstrndx = (Elf64_Half)(sections->count - 1);
 	failed = failed || fwrite(&elf, sizeof(elf), 1, file) != 1 ||
 		 fwrite(out->header, sizeof(out->header[0]), out->count, file) != out->count;
 	for (unsigned int i = 0; !failed && i < out->count; i++)
@@ -144,6 +227,11 @@ static void write_file(const char *path, Elf64_Ehdr elf, const struct segments *
 			failed = fseek(file, (long)out->header[i].p_offset, SEEK_SET) != 0 ||
 				 fwrite(out->data[i], 1, out->header[i].p_filesz, file) !=
 					 out->header[i].p_filesz;
+	failed = failed || fseek(file, names, SEEK_SET) != 0 ||
+		 fwrite(SECTION_NAMES, sizeof(SECTION_NAMES), 1, file) != 1 ||
+		 fseek(file, (long)elf.e_shoff, SEEK_SET) != 0 ||
+		 fwrite(sections->header, sizeof(sections->header[0]), sections->count, file) !=
+			 sections->count;
 	if (failed || fclose(file) != 0)
 		die("cannot write", path);
 }
@@ -151,6 +239,7 @@ static void write_file(const char *path, Elf64_Ehdr elf, const struct segments *
 int main(int argc, char **argv)
 {
 	static struct segments out;
+	static struct sections sections;
 	size_t size;
 	uint8_t *data;
 	Elf64_Ehdr elf;
@@ -175,6 +264,7 @@ int main(int argc, char **argv)
 	if (sizeof(elf) + out.count * sizeof(out.header[0]) > PAGE)
 		die("too many segments in", argv[1]);
 	place(&out);
-	write_file(argv[2], elf, &out);
+	collect_sections(&sections, &out, data, size, &elf);
+	write_file(argv[2], elf, &out, &sections);
 	return 0;
 }

@@ -63,14 +63,18 @@ fetch() {
 	rm -rf "$part"
 }
 
-# unpack DEB TREE: the kernel source into the new folder TREE.
+# unpack DEB TREE: the kernel source, with the patches, into the new folder TREE.
 unpack() {
-	local deb=$1 tree=$2
+	local deb=$1 tree=$2 patch
 
 	say "unpacking the source"
 	mkdir -p "$tree"
 	dpkg-deb --fsys-tarfile "$deb" | tar -xO --wildcards './usr/src/linux-source-*.tar.xz' |
 		tar -xJ --strip-components=1 -C "$tree"
+	for patch in "$kernel_dir"/patches/*.patch; do
+		patch --quiet --strip=1 --directory="$tree" <"$patch" >&2 ||
+			die "$patch does not fit $(locked package) $(locked version); README.md, 'To take another version'"
+	done
 }
 
 # kernel_make TREE ARG...: make, shut off from the environment, so that the bytes
