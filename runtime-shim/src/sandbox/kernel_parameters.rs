@@ -1,12 +1,7 @@
 //! Kernel parameters that make the guest boot with less work, whichever driver runs it. Pure.
 //!
-//! What each gains is measured in `guest-kernel/README.md`, "The command line". A kernel that does not know one
+//! What they gain is measured in `guest-kernel/README.md`, "The command line". A kernel that does not know one
 //! of them ignores it.
-
-/// No `/sys/kernel/slab` (2.7 M instructions), per-CPU memory from single pages (370 pages), and none of the
-/// interfaces `ifb0`, `ifb1` and `dummy0`, which a workload would see without having asked for them.
-const ALWAYS: [&str; 4] =
-    ["percpu_alloc=page", "initcall_blacklist=slab_late_init", "ifb.numifbs=0", "dummy.numdummies=0"];
 
 /// No bounce buffers (64 MiB, 24 M instructions), which no virtio-mmio device uses.
 const NO_BOUNCE_BUFFERS: &str = "swiotlb=noforce";
@@ -17,7 +12,7 @@ const BOUNCE_BUFFERS_FROM_MIB: u32 = 3072;
 /// The parameters for a guest of this much memory.
 pub(crate) fn kernel_parameters(memory_mib: u32) -> Vec<String> {
     let large = (memory_mib >= BOUNCE_BUFFERS_FROM_MIB).then_some(NO_BOUNCE_BUFFERS);
-    ALWAYS.into_iter().chain(large).map(str::to_owned).collect()
+    large.into_iter().map(str::to_owned).collect()
 }
 
 #[cfg(test)]

@@ -7,13 +7,12 @@ use vmm::config::is_kernel_parameter;
 use crate::arch::x86_64::layout::{COMMAND_LINE_SIZE, VIRTIO_SIZE, VirtioSlot};
 
 /// What is always there:
-/// - `reboot=k`: reset by the keyboard controller, which is one exit; other ways are tried before otherwise.
 /// - `panic=-1`: reset at once after a panic: the machine's end is the message.
-/// - `noreplace-smp`: with one vCPU the kernel would take all lock prefixes out of its code, which would make
-///   most of its pages, mapped from the file, this machine's own.
-/// - `retain_initrd`: its pages are mapped from the file and must not become memory for other uses.
 /// - `tsc=reliable`: no watchdog compares the TSC with a worse clock.
-const ALWAYS: &str = "reboot=k panic=-1 noreplace-smp retain_initrd tsc=reliable";
+///
+/// Each word costs some 100,000 instructions, as it is compared with every parameter of the kernel, so what the
+/// built kernel does unasked is not here.
+const ALWAYS: &str = "panic=-1 tsc=reliable";
 
 /// The serial port is where a dying kernel says why: it needs no driver and no device process.
 const SERIAL: &str = "console=ttyS0";
@@ -22,7 +21,7 @@ const SERIAL: &str = "console=ttyS0";
 const VIRTIO: &str = "console=hvc0";
 
 /// Only emergencies go to the console: each character costs an exit.
-const QUIET: &str = "quiet loglevel=1";
+const QUIET: &str = "loglevel=1";
 
 /// All messages go to the console, from the first on: by the serial port until the console's own driver is up.
 const VERBOSE: &str = "ignore_loglevel earlyprintk=ttyS0";
@@ -79,7 +78,7 @@ mod tests {
             command_line(&Boot { slots: &devices, parameters: &parameters, ..Boot::default() }).unwrap();
         assert_eq!(
             line.strip_prefix(ALWAYS).unwrap(),
-            " console=ttyS0 quiet loglevel=1 virtio_mmio.device=0x1000@0xd0000000:5 \
+            " console=ttyS0 loglevel=1 virtio_mmio.device=0x1000@0xd0000000:5 \
              virtio_mmio.device=0x1000@0xd0001000:6 a=b c"
         );
         let verbose = Boot { verbose: true, virtio_console: true, ..Boot::default() };

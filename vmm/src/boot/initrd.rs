@@ -1,8 +1,6 @@
-//! Puts the initrd at the end of low memory.
+//! Puts the initrd behind the kernel, in the huge page that has the kernel's end.
 //!
-//! The file itself is mapped, copy-on-write, so nothing is copied and all machines share its pages. Backends
-//! do not see them, which is sound because the kernel is told to keep them (`retain_initrd`, see
-//! [`super::cmdline`]): they never become a device's buffers.
+//! It is copied: the kernel reads all of it, and frees it then, so that it becomes memory for other uses.
 
 use std::fs::File;
 use std::io;
@@ -20,8 +18,8 @@ pub(crate) enum InitrdError {
     Empty,
     #[error("its {size} bytes do not fit into guest memory beside the kernel; give the guest more")]
     TooLarge { size: u64 },
-    #[error("cannot map it")]
-    Map(#[source] MemoryError),
+    #[error("cannot load it")]
+    Load(#[source] MemoryError),
 }
 
 /// Loads the initrd in `file` above `kernel_end`.
@@ -30,9 +28,11 @@ pub(crate) fn load(memory: &Memory, file: &File, kernel_end: u64) -> Result<Rang
     if size == 0 {
         return Err(InitrdError::Empty);
     }
-    let start = memory.low_end().checked_sub(size).map(|start| start / PAGE_SIZE * PAGE_SIZE);
-    let start = start.filter(|start| *start >= kernel_end).ok_or(InitrdError::TooLarge { size })?;
-    memory.map_private(start, file, 0, size.next_multiple_of(PAGE_SIZE)).map_err(InitrdError::Map)?;
+    let start = kernel_end.next_multiple_of(PAGE_SIZE);
+    if start.checked_add(size).is_none_or(|end| end > memory.low_end()) {
+        return Err(InitrdError::TooLarge { size });
+    }
+    memory.copy_from(start, file, 0, size).map_err(InitrdError::Load)?;
     Ok(Range { start, size })
 }
 
@@ -49,10 +49,10 @@ mod tests {
     }
 
     #[test]
-    fn it_ends_in_the_last_page_of_low_memory() {
+    fn it_starts_in_the_first_page_behind_the_kernel() {
         let memory = Memory::new(64).unwrap();
-        let range = load(&memory, &file(&[9; 5000]), 0x200_0000).unwrap();
-        assert_eq!(range, Range { start: (64 << 20) - 8192, size: 5000 });
+        let range = load(&memory, &file(&[9; 5000]), 0x200_0001).unwrap();
+        assert_eq!(range, Range { start: 0x200_1000, size: 5000 });
         let mut last = [0; 2];
         memory.read(range.start + 4999, &mut last).unwrap();
         assert_eq!(last, [9, 0]);

@@ -1,14 +1,14 @@
 //! Puts an ELF kernel into guest memory, touching as few pages as it can.
 //!
-//! Most of a kernel is code and constants of which a boot touches a fraction, so those pages are mapped from
-//! the file, copy-on-write: nothing is read ahead, and all machines share the page cache's one copy. The
-//! device backends see zeros there, which is sound because Linux keeps these pages for itself as long as it
-//! runs. It does not hold for the rest: pages of `.init*` and the padding between sections are freed after
-//! the boot and become buffers, and so they must be real guest memory.
+//! Most of a kernel is code of which a boot touches a fraction, so those pages are mapped from the file,
+//! copy-on-write: nothing is read ahead, and all machines share the page cache's one copy. The device backends
+//! see zeros there, which is sound because Linux keeps these pages for itself as long as it runs. It does not
+//! hold for the rest: pages of `.init*` and the padding between sections are freed after the boot and become
+//! buffers, and the vDSO images among the constants are mapped into processes, which can have a device write
+//! their memory to a file. So those must be real guest memory.
 //!
-//! There is one exception among the constants: the vDSO images, which Linux maps into processes, and a
-//! process can have a device write its own memory to a file. They stand at the end of `.rodata` ("read only
-//! after init"); from the first of them on, everything is copied.
+//! The first 2 MiB of the code and the constants are copied though both could be mapped: of them a boot touches
+//! half the pages and more, and in huge pages that costs one fault each.
 //!
 //! The file must not change while the guest runs, as with any mapped program.
 
@@ -42,9 +42,9 @@ pub(crate) struct Kernel {
 /// Loads the kernel in `file` to the addresses for which it was linked.
 pub(crate) fn load(memory: &Memory, file: &File) -> Result<Kernel, KernelError> {
     let image = elf::read_image(file, memory.low_end()).map_err(KernelError::Image)?;
-    let Image { entry, segments, constants } = image;
+    let Image { entry, segments, code } = image;
     for segment in &segments {
-        for piece in elf::plan(segment, &constants) {
+        for piece in elf::plan(segment, &code) {
             place(memory, file, piece)?;
         }
     }
@@ -58,14 +58,7 @@ fn place(memory: &Memory, file: &File, piece: Piece) -> Result<(), KernelError> 
     if placement == Placement::Copy {
         return memory.copy_from(address, file, offset, size).map_err(failed);
     }
-    memory.map_private(address, file, offset, size).map_err(failed)?;
-    if placement == Placement::MapCode {
-        return Ok(());
-    }
-    let vdso = memory.find_page(address, size, elf::MAGIC).map_err(failed)?;
-    let Some(vdso) = vdso else { return Ok(()) };
-    memory.restore(address + vdso, size - vdso).map_err(failed)?;
-    memory.copy_from(address + vdso, file, offset + vdso, size - vdso).map_err(failed)
+    memory.map_private(address, file, offset, size).map_err(failed)
 }
 
 #[cfg(test)]
@@ -74,21 +67,20 @@ mod tests {
     use crate::boot::elf::tests::KernelFile;
 
     #[test]
-    fn constants_are_mapped_and_the_rest_is_copied() {
+    fn code_is_mapped_and_the_rest_is_copied() {
         let memory = Memory::new(64).unwrap();
-        let mut kernel_file = KernelFile::typical();
-        kernel_file.write_at(0x3000, b"\x7fELF and on");
+        let kernel_file = KernelFile::typical();
         let file = kernel_file.file();
         let kernel = load(&memory, &file).unwrap();
         assert_eq!(kernel.entry, 0x100_0000);
 
-        let mut loaded = vec![0; 0x4000];
+        let mut loaded = vec![0; 0x20_4000];
         memory.read(0x100_0000, &mut loaded).unwrap();
-        assert!(loaded == kernel_file.bytes[0x1000..0x5000]);
-        // What backends see is the memfd: of the text nothing, of the vDSO everything.
-        assert!(memory.memfd_page(0x100_0000) == vec![0; 4096]);
-        assert!(memory.memfd_page(0x100_2000) == kernel_file.bytes[0x3000..0x4000]);
-        assert!(memory.memfd_page(0x100_3000) == kernel_file.bytes[0x4000..0x5000]);
+        assert!(loaded == kernel_file.bytes[0x1000..0x20_5000]);
+        // What backends see is the memory's own file: all but the code.
+        assert!(memory.backend_page(0x11f_f000) == kernel_file.bytes[0x20_0000..0x20_1000]);
+        assert!(memory.backend_page(0x120_0000) == vec![0; 4096]);
+        assert!(memory.backend_page(0x120_1000) == kernel_file.bytes[0x20_2000..0x20_3000]);
     }
 
     #[test]

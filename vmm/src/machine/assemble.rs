@@ -142,7 +142,12 @@ fn write_start(config: &ProcessConfig, memory: &Memory, initrd: Range) -> Result
     let write = |address, bytes: &[u8]| memory.write(address, bytes).map_err(AssembleError::Memory);
     write(layout::COMMAND_LINE, line.as_bytes())?;
     write(layout::ZERO_PAGE, vm_memory::ByteValued::as_slice(&zero_page(&ram, initrd)))?;
-    write(layout::MP_TABLE, &mp_table::mp_table(config.cpus.get()))?;
+    let lines: Vec<_> = [layout::TIMER_LINE, layout::SERIAL_LINE]
+        .into_iter()
+        .chain(slots.iter().map(|slot| slot.line))
+        .filter_map(|line| u8::try_from(line).ok())
+        .collect();
+    write(layout::MP_TABLE, &mp_table::mp_table(config.cpus.get(), &lines))?;
     for table in registers::start_tables() {
         write(table.address, &table.bytes)?;
     }

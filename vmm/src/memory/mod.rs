@@ -1,16 +1,18 @@
-//! Guest memory: one memfd of fixed size, mapped into this process and shared with the device backends.
+//! Guest memory: one file of fixed size ([`file`]), mapped into this process and shared with the device backends.
 //!
-//! Backends get the memfd (vhost-user `SET_MEM_TABLE`) and so see what the guest sees, with one exception:
-//! [`Memory::map_private`] lays pages of a file over the memfd in this process only. That is for pages that
+//! Backends get the file (vhost-user `SET_MEM_TABLE`) and so see what the guest sees, with one exception:
+//! [`Memory::map_private`] lays pages of another file over it in this process only. That is for pages that
 //! no driver ever hands to a device, i.e. the kernel's code and constants.
 #![allow(unsafe_code, reason = "maps files over guest memory")]
+
+mod file;
 
 use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
 
-use rustix::fs::{MemfdFlags, SealFlags, SeekFrom};
+use rustix::fs::SeekFrom;
 use vhost::VhostUserMemoryRegionInfo;
 use vm_memory::{
     Address, Bytes, FileOffset, GuestAddress, GuestMemory, GuestMemoryError, GuestMemoryMmap,
@@ -44,12 +46,18 @@ pub(crate) enum MemoryError {
         #[source]
         source: GuestMemoryError,
     },
+    #[error("cannot read a file from offset {offset:#x}")]
+    Seek {
+        offset: u64,
+        #[source]
+        source: io::Error,
+    },
     #[error("cannot copy {size:#x} bytes of a file to guest memory at {address:#x}")]
     Copy {
         address: u64,
         size: u64,
         #[source]
-        source: io::Error,
+        source: GuestMemoryError,
     },
     #[error("cannot map a file into guest memory at {address:#x}")]
     MapFile {
@@ -74,17 +82,11 @@ pub(crate) struct Region {
     pub(crate) host_address: u64,
 }
 
-/// A position in the memfd.
-struct Place<'a> {
-    memfd: &'a File,
-    offset: u64,
-}
-
 impl Memory {
     /// Makes `mib` MiB of zeroed memory; no page of it exists until it is touched.
     pub(crate) fn new(mib: u32) -> Result<Self, MemoryError> {
         let size = u64::from(mib) << 20;
-        let file = create_memfd(size).map_err(|source| MemoryError::Create { mib, source })?;
+        let file = file::create(size).map_err(|source| MemoryError::Create { mib, source })?;
         let file = Arc::new(file);
         let mut offset = 0;
         let mut ranges = Vec::with_capacity(2);
@@ -127,15 +129,6 @@ impl Memory {
         region.get_host_address(MemoryRegionAddress(offset)).ok().map(|pointer| pointer as u64)
     }
 
-    /// Where in the memfd `size` bytes at `address` stand, if they are all in one region.
-    fn place(&self, address: u64, size: u64) -> Option<Place<'_>> {
-        self.host_address(address, size)?;
-        let region = self.map.find_region(GuestAddress(address))?;
-        let file = region.file_offset()?;
-        let offset = file.start() + (address - region.start_addr().raw_value());
-        Some(Place { memfd: file.file(), offset })
-    }
-
     /// Writes `bytes` at `address`.
     pub(crate) fn write(&self, address: u64, bytes: &[u8]) -> Result<(), MemoryError> {
         self.map.write_slice(bytes, GuestAddress(address)).map_err(|source| MemoryError::Write {
@@ -145,54 +138,28 @@ impl Memory {
         })
     }
 
-    /// Copies `size` bytes of `file` from `offset` to `address`.
-    ///
-    /// The bytes go from the page cache into the memfd by `sendfile`, past this process's mapping: that takes
-    /// a third less work than `read`, which would fault each page in first.
+    /// Copies `size` bytes of `source` from `offset` to `address`.
     pub(crate) fn copy_from(
         &self,
         address: u64,
-        file: &File,
-        mut offset: u64,
+        source: &File,
+        offset: u64,
         size: u64,
     ) -> Result<(), MemoryError> {
         let outside = || MemoryError::Outside { address, size };
-        let place = self.place(address, size).ok_or_else(outside)?;
-        let mut left = usize::try_from(size).map_err(|_overflow| outside())?;
-        let failed = |source: io::Error| MemoryError::Copy { address, size, source };
-        rustix::fs::seek(place.memfd, SeekFrom::Start(place.offset)).map_err(|e| failed(e.into()))?;
-        while left > 0 {
-            match rustix::fs::sendfile(place.memfd, file, Some(&mut offset), left) {
-                Ok(0) => return Err(failed(io::ErrorKind::UnexpectedEof.into())),
-                Ok(copied) => left -= copied,
-                Err(rustix::io::Errno::INTR) => {}
-                Err(error) => return Err(failed(error.into())),
-            }
-        }
-        Ok(())
-    }
-
-    /// Offset of the first page that starts with `magic`, of the `size` bytes at `address`.
-    pub(crate) fn find_page(
-        &self,
-        address: u64,
-        size: u64,
-        magic: [u8; 4],
-    ) -> Result<Option<u64>, MemoryError> {
-        let outside = || MemoryError::Outside { address, size };
+        self.host_address(address, size).ok_or_else(outside)?;
         let length = usize::try_from(size).map_err(|_overflow| outside())?;
-        let slice = self.map.get_slice(GuestAddress(address), length).map_err(|_unmapped| outside())?;
-        let starts_with_magic = |page: &u64| {
-            let offset = usize::try_from(*page).unwrap_or(usize::MAX);
-            slice.read_obj::<[u8; 4]>(offset).is_ok_and(|start| start == magic)
-        };
-        Ok((0..size).step_by(4096).find(starts_with_magic))
+        rustix::fs::seek(source, SeekFrom::Start(offset))
+            .map_err(|error| MemoryError::Seek { offset, source: error.into() })?;
+        self.map
+            .read_exact_volatile_from(GuestAddress(address), &mut &*source, length)
+            .map_err(|source| MemoryError::Copy { address, size, source })
     }
 
     /// Lays `size` bytes of `file` from `offset` over guest memory at `address`, copy-on-write. Pages that
     /// the guest does not change are the page cache's own, shared by all machines that run the same file.
     ///
-    /// All three numbers must be multiples of the page size. Backends go on to see the memfd there.
+    /// All three numbers must be multiples of the page size. Backends go on to see the memory's own file there.
     pub(crate) fn map_private(
         &self,
         address: u64,
@@ -204,21 +171,7 @@ impl Memory {
         let host = self.host_address(address, size).ok_or_else(outside)?;
         let length = usize::try_from(size).map_err(|_overflow| outside())?;
         let offset = i64::try_from(offset).map_err(|_overflow| outside())?;
-        let flags = libc::MAP_PRIVATE;
-        replace_pages(host, length, flags, file, offset)
-            .map_err(|source| MemoryError::MapFile { address, source })
-    }
-
-    /// Undoes [`Memory::map_private`] for `size` bytes at `address`: all see the memfd there again.
-    pub(crate) fn restore(&self, address: u64, size: u64) -> Result<(), MemoryError> {
-        let outside = || MemoryError::Outside { address, size };
-        let host = self.host_address(address, size).ok_or_else(outside)?;
-        let length = usize::try_from(size).map_err(|_overflow| outside())?;
-        let place = self.place(address, size).ok_or_else(outside)?;
-        let offset = i64::try_from(place.offset).map_err(|_overflow| outside())?;
-        let flags = libc::MAP_SHARED | libc::MAP_NORESERVE;
-        replace_pages(host, length, flags, place.memfd, offset)
-            .map_err(|source| MemoryError::MapFile { address, source })
+        replace_pages(host, length, file, offset).map_err(|source| MemoryError::MapFile { address, source })
     }
 
     /// Reads `bytes.len()` bytes at `address`.
@@ -234,17 +187,20 @@ impl Memory {
 #[cfg(test)]
 impl Memory {
     /// The page at `address` as backends see it.
-    pub(crate) fn memfd_page(&self, address: u64) -> Vec<u8> {
+    pub(crate) fn backend_page(&self, address: u64) -> Vec<u8> {
         use std::os::unix::fs::FileExt;
-        let place = self.place(address, 4096).unwrap();
+        let region = self.map.find_region(GuestAddress(address)).unwrap();
+        let file = region.file_offset().unwrap();
+        let offset = file.start() + (address - region.start_addr().raw_value());
         let mut page = vec![0; 4096];
-        place.memfd.read_exact_at(&mut page, place.offset).unwrap();
+        file.file().read_exact_at(&mut page, offset).unwrap();
         page
     }
 }
 
-/// Replaces the pages of guest memory at `host`, which must be part of a region of a [`Memory`].
-fn replace_pages(host: u64, length: usize, flags: i32, file: &File, offset: i64) -> io::Result<()> {
+/// Replaces the pages of guest memory at `host`, which must be part of a region of a [`Memory`], by a private
+/// mapping of `file`.
+fn replace_pages(host: u64, length: usize, file: &File, offset: i64) -> io::Result<()> {
     // SAFETY: the callers got `host` from `Memory::host_address` for `length` bytes, so the range is part of
     // one mapping that `Memory` owns, lends out only as volatile slices, and keeps as long as it lives: no
     // Rust object is moved or loses its memory. The kernel refuses unaligned numbers.
@@ -253,7 +209,7 @@ fn replace_pages(host: u64, length: usize, flags: i32, file: &File, offset: i64)
             host as *mut libc::c_void,
             length,
             libc::PROT_READ | libc::PROT_WRITE,
-            flags | libc::MAP_FIXED,
+            libc::MAP_PRIVATE | libc::MAP_FIXED,
             file.as_raw_fd(),
             offset,
         )
@@ -268,19 +224,6 @@ fn ram(size: u64) -> impl Iterator<Item = Range> {
     [Range { start: 0, size: low }, Range { start: layout::MMIO_GAP_END, size: high }]
         .into_iter()
         .filter(|range| range.size > 0)
-}
-
-/// A memfd that can neither grow nor shrink, so that no peer can make this process fault on it.
-fn create_memfd(size: u64) -> io::Result<File> {
-    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
-    // NOEXEC_SEAL is demanded by some hosts (sysctl vm.memfd_noexec) and unknown before Linux 6.3.
-    let memfd = match rustix::fs::memfd_create("guest-memory", flags | MemfdFlags::NOEXEC_SEAL) {
-        Err(rustix::io::Errno::INVAL) => rustix::fs::memfd_create("guest-memory", flags),
-        other => other,
-    }?;
-    rustix::fs::ftruncate(&memfd, size)?;
-    rustix::fs::fcntl_add_seals(&memfd, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)?;
-    Ok(memfd.into())
 }
 
 #[cfg(test)]
@@ -318,19 +261,12 @@ mod tests {
             let mut bytes = [0; 2];
             memory.read(address + 4096, &mut bytes).unwrap();
             assert_eq!(bytes, [5, 0]);
-            assert!(memory.memfd_page(address) == vec![5; 4096]);
+            assert!(memory.backend_page(address) == vec![5; 4096]);
         }
         let short = memory.copy_from(0x10_0000, &file, 9000, 1001);
         assert!(matches!(short, Err(MemoryError::Copy { .. })));
         let outside = memory.copy_from(layout::MMIO_GAP - 1, &file, 0, 2);
         assert!(matches!(outside, Err(MemoryError::Outside { .. })));
-    }
-
-    #[test]
-    fn the_memfd_can_change_its_size_no_more() {
-        let memfd = create_memfd(1 << 20).unwrap();
-        assert!(memfd.set_len(1 << 19).is_err());
-        assert!(memfd.set_len(1 << 21).is_err());
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //! ```text
 //! 0x0000_0000  start structures (below), then RAM that the kernel keeps for itself
 //! 0x0009_fc00  MP table; from here to 1 MiB is reserved, as on a PC
-//! 0x0010_0000  RAM: kernel at its linked address, initrd at the end of low RAM
+//! 0x0010_0000  RAM: kernel at its linked address, behind it the initrd
 //! 0xc000_0000  gap: virtio-mmio at 0xd000_0000, I/O APIC, local APICs, KVM's own pages
 //! 0x1_0000_0000  RAM beyond 3 GiB
 //! ```
@@ -54,11 +54,11 @@ const VIRTIO_LINES: [u32; 16] = [5, 6, 7, 9, 10, 11, 14, 15, 16, 17, 18, 19, 20,
 pub(crate) const IO_APIC: u32 = 0xfec0_0000;
 /// Address of the local APICs that KVM emulates.
 pub(crate) const LOCAL_APIC: u32 = 0xfee0_0000;
-/// Interrupt lines of the I/O APIC that KVM emulates.
-pub(crate) const IO_APIC_LINES: u8 = 24;
 /// Three pages that KVM needs on Intel processors for real mode (`KVM_SET_TSS_ADDR`), where no RAM is.
 pub(crate) const KVM_TSS: usize = 0xfffb_d000;
 
+/// Interrupt line of the timer (PIT).
+pub(crate) const TIMER_LINE: u32 = 0;
 /// First serial port.
 pub(crate) const SERIAL_PORT: u16 = 0x3f8;
 /// Number of registers of the serial port.
@@ -91,6 +91,9 @@ mod tests {
     use super::*;
     use std::collections::BTreeSet;
 
+    /// Interrupt lines of the I/O APIC that KVM emulates.
+    const IO_APIC_LINES: u32 = 24;
+
     #[test]
     fn virtio_slots_are_distinct_and_end() {
         let slots: Vec<_> = (0..).map_while(virtio_slot).collect();
@@ -98,7 +101,7 @@ mod tests {
         let lines: BTreeSet<_> = slots.iter().map(|slot| slot.line).collect();
         assert_eq!(lines.len(), slots.len());
         for slot in &slots {
-            assert!(slot.line < u32::from(IO_APIC_LINES) && slot.line != SERIAL_LINE);
+            assert!(slot.line < IO_APIC_LINES && slot.line != SERIAL_LINE);
             assert!(slot.base >= MMIO_GAP && slot.base + VIRTIO_SIZE <= u64::from(IO_APIC));
         }
     }

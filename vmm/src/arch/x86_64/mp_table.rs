@@ -34,10 +34,10 @@ const FLOATING_POINTER_SIZE: u32 = 16;
 /// More vCPUs than this cannot be numbered: the I/O APIC has a number too, and 255 means all.
 pub(crate) const MAX_CPUS: u8 = 254;
 
-/// The floating pointer and behind it the table for `cpus` vCPUs with APIC ids from 0, to be put at
-/// [`layout::MP_TABLE`].
-pub(crate) fn mp_table(cpus: u8) -> Vec<u8> {
-    let (count, entries) = entries(cpus);
+/// The floating pointer and behind it the table for `cpus` vCPUs with APIC ids from 0 and these interrupt `lines`,
+/// to be put at [`layout::MP_TABLE`]. The kernel sets up each line that it is told of, by some exits.
+pub(crate) fn mp_table(cpus: u8, lines: &[u8]) -> Vec<u8> {
+    let (count, entries) = entries(cpus, lines);
     let header = header(count, &entries);
     let address = u32::try_from(layout::MP_TABLE).unwrap_or_default() + FLOATING_POINTER_SIZE;
     let mut bytes = floating_pointer(address);
@@ -72,7 +72,7 @@ fn header(count: u16, entries: &[u8]) -> Vec<u8> {
 }
 
 /// The number of entries and their bytes, in the order of their types as the specification wants.
-fn entries(cpus: u8) -> (u16, Vec<u8>) {
+fn entries(cpus: u8, lines: &[u8]) -> (u16, Vec<u8>) {
     let io_apic = cpus;
     let mut bytes = Vec::with_capacity(usize::from(cpus) * 20 + 300);
     let mut count = 0;
@@ -93,8 +93,8 @@ fn entries(cpus: u8) -> (u16, Vec<u8>) {
     push(&[IO_APIC, io_apic, APIC_VERSION, ENABLED, a, b, c, d]);
     // Each line of the bus is the same line of the I/O APIC, edge-triggered as the bus is; "conforms to the
     // bus" is 0.
-    for line in 0..layout::IO_APIC_LINES {
-        push(&[IO_INTERRUPT, INT, 0, 0, ISA_BUS, line, io_apic, line]);
+    for line in lines {
+        push(&[IO_INTERRUPT, INT, 0, 0, ISA_BUS, *line, io_apic, *line]);
     }
     push(&[LOCAL_INTERRUPT, EXT_INT, 0, 0, ISA_BUS, 0, 0, 0]);
     push(&[LOCAL_INTERRUPT, NMI, 0, 0, ISA_BUS, 0, ALL_LOCAL_APICS, 1]);
@@ -113,6 +113,16 @@ fn set_checksum(table: &mut [u8], rest: &[u8], position: usize) {
 mod tests {
     use super::*;
 
+    const ALL_LINES: [u8; 24] = {
+        let mut lines = [0; 24];
+        let mut line = 0;
+        while line < 24 {
+            lines[line as usize] = line;
+            line += 1;
+        }
+        lines
+    };
+
     fn sum(bytes: &[u8]) -> u8 {
         bytes.iter().fold(0, |sum: u8, byte| sum.wrapping_add(*byte))
     }
@@ -120,7 +130,7 @@ mod tests {
     #[test]
     fn pointer_and_table_add_up_to_zero_and_agree_on_lengths() {
         for cpus in [1, 2, 37, MAX_CPUS] {
-            let bytes = mp_table(cpus);
+            let bytes = mp_table(cpus, &ALL_LINES);
             let (pointer, table) = bytes.split_at(16);
             assert_eq!(&pointer[..4], b"_MP_");
             assert_eq!(sum(pointer), 0);
@@ -134,7 +144,7 @@ mod tests {
 
     #[test]
     fn a_reader_finds_each_vcpu_once_and_the_first_as_bootstrap() {
-        let bytes = mp_table(3);
+        let bytes = mp_table(3, &[0, 4, 5]);
         let table = &bytes[16..];
         let count = u16::from_le_bytes([table[34], table[35]]);
         let mut rest = &table[HEADER_SIZE..];
@@ -151,11 +161,11 @@ mod tests {
         }
         assert!(rest.is_empty());
         assert_eq!(processors, [(0, 3), (1, 1), (2, 1)]);
-        assert_eq!(lines, (0..24).map(|line| (line, line)).collect::<Vec<_>>());
+        assert_eq!(lines, [(0, 0), (4, 4), (5, 5)]);
     }
 
     #[test]
     fn the_largest_table_ends_below_the_kernel() {
-        assert!(layout::MP_TABLE + mp_table(MAX_CPUS).len() as u64 <= layout::HIGH_MEMORY);
+        assert!(layout::MP_TABLE + mp_table(MAX_CPUS, &ALL_LINES).len() as u64 <= layout::HIGH_MEMORY);
     }
 }

@@ -13,7 +13,7 @@ use vm_memory::ByteValued;
 use crate::arch::x86_64::layout::{self, PAGE_SIZE};
 
 /// What every ELF file starts with.
-pub(crate) const MAGIC: [u8; 4] = *b"\x7fELF";
+const MAGIC: [u8; 4] = *b"\x7fELF";
 /// What follows the magic: class 64-bit, data little-endian.
 const CLASS: [u8; 2] = [2, 1];
 const TYPE_EXECUTABLE: u16 = 2;
@@ -24,9 +24,10 @@ const MAX_HEADERS: u16 = 256;
 const MAX_NAMES: u64 = 64 * 1024;
 /// Bytes of a section header; `linux-loader` has no structure for it.
 const SECTION_HEADER_SIZE: usize = 64;
-/// The sections whose pages the kernel keeps for ever and never hands to a device, and how to place them.
-const CONSTANT_SECTIONS: [(&[u8], Placement); 2] =
-    [(b".text", Placement::MapCode), (b".rodata", Placement::MapConstants)];
+/// The section whose pages the kernel keeps for ever, writes to few of, and never hands to a device.
+const CODE: &[u8] = b".text";
+/// How much of the code is copied: the first huge page has what a boot runs most, and patches most.
+const COPIED_CODE: u64 = 2 << 20;
 
 /// A file is no kernel that can be booted.
 #[derive(Debug, thiserror::Error)]
@@ -86,19 +87,17 @@ pub(crate) struct Image {
     pub(crate) entry: u64,
     /// Sorted by address, without overlap, all inside guest memory.
     pub(crate) segments: Vec<Segment>,
-    /// Sections that no device ever sees.
-    pub(crate) constants: Vec<Constants>,
+    /// Parts of the file that no device ever sees, to be mapped.
+    pub(crate) code: Vec<Code>,
 }
 
-/// A section of which the file can be mapped.
+/// A part of the file that can be mapped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Constants {
+pub(crate) struct Code {
     /// Where its bytes stand in the file.
     pub(crate) offset: u64,
     /// How many.
     pub(crate) size: u64,
-    /// How its whole pages are placed.
-    pub(crate) placement: Placement,
 }
 
 /// Reads and checks the headers of `file` for a guest whose low memory ends at `memory_end`.
@@ -113,8 +112,8 @@ pub(crate) fn read_image(file: &File, memory_end: u64) -> Result<Image, ElfError
         return Err(ElfError::Entry(entry));
     }
     // A kernel without section names boots as well, just with more copying.
-    let constants = read_constants(file, &header).unwrap_or_default();
-    Ok(Image { entry, segments, constants })
+    let code = read_code(file, &header).unwrap_or_default();
+    Ok(Image { entry, segments, code })
 }
 
 fn check_header(header: &Elf64_Ehdr) -> Result<(), ElfError> {
@@ -176,8 +175,9 @@ fn read_segments(
     Ok(segments)
 }
 
-/// Finds the sections of [`CONSTANT_SECTIONS`]; an error or nothing if the file has no usable section table.
-fn read_constants(file: &File, header: &Elf64_Ehdr) -> Option<Vec<Constants>> {
+/// Finds the sections named [`CODE`] and leaves out what is to be copied of them; nothing if the file has no usable
+/// section table.
+fn read_code(file: &File, header: &Elf64_Ehdr) -> Option<Vec<Code>> {
     if usize::from(header.e_shentsize) != SECTION_HEADER_SIZE || header.e_shnum > MAX_HEADERS {
         return None;
     }
@@ -191,15 +191,17 @@ fn read_constants(file: &File, header: &Elf64_Ehdr) -> Option<Vec<Constants>> {
     }
     let mut names = vec![0; usize::try_from(names_section.size).ok()?];
     file.read_exact_at(&mut names, names_section.offset).ok()?;
-    let mut found = Vec::with_capacity(CONSTANT_SECTIONS.len());
+    let mut found = Vec::new();
+    let mut copied = COPIED_CODE;
     for index in 0..header.e_shnum {
         let section = section(index)?;
         let name = names.get(usize::try_from(section.name).ok()?..)?;
         let name = name.split(|byte| *byte == 0).next()?;
-        let constant = CONSTANT_SECTIONS.iter().find(|(constant, _)| *constant == name);
-        if let Some((_, placement)) = constant {
-            let Section { offset, size, .. } = section;
-            found.push(Constants { offset, size, placement: *placement });
+        if name == CODE {
+            let skipped = copied.min(section.size);
+            copied -= skipped;
+            let offset = section.offset.checked_add(skipped)?;
+            found.push(Code { offset, size: section.size - skipped });
         }
     }
     Some(found)
@@ -237,9 +239,7 @@ pub(crate) enum Placement {
     /// Copied.
     Copy,
     /// The file itself is mapped, copy-on-write.
-    MapCode,
-    /// The same, but there may be a vDSO among it, which is to be copied.
-    MapConstants,
+    Map,
 }
 
 /// A stretch of a segment's bytes in the file.
@@ -252,8 +252,8 @@ pub(crate) struct Piece {
 }
 
 /// Cuts the bytes of `segment` into whole pages that can be mapped, because they belong to one of
-/// `constants`, and the rest that must be copied. The pieces are in order and cover the segment's bytes once.
-pub(crate) fn plan(segment: &Segment, constants: &[Constants]) -> Vec<Piece> {
+/// `code`, and the rest that must be copied. The pieces are in order and cover the segment's bytes once.
+pub(crate) fn plan(segment: &Segment, code: &[Code]) -> Vec<Piece> {
     let mut pieces = Vec::new();
     let mut done = segment.offset;
     let end = segment.offset + segment.file_size;
@@ -264,14 +264,14 @@ pub(crate) fn plan(segment: &Segment, constants: &[Constants]) -> Vec<Piece> {
         }
     };
     let congruent = segment.address % PAGE_SIZE == segment.offset % PAGE_SIZE;
-    let mut constants: Vec<_> = if congruent { constants.to_vec() } else { Vec::new() };
-    constants.sort_unstable_by_key(|constants| constants.offset);
-    for Constants { offset, size, placement } in constants {
+    let mut code: Vec<_> = if congruent { code.to_vec() } else { Vec::new() };
+    code.sort_unstable_by_key(|code| code.offset);
+    for Code { offset, size } in code {
         let from = offset.max(done).checked_next_multiple_of(PAGE_SIZE).unwrap_or(end);
         let to = offset.saturating_add(size).min(end) / PAGE_SIZE * PAGE_SIZE;
         if from < to {
             push(Placement::Copy, done, from);
-            push(placement, from, to);
+            push(Placement::Map, from, to);
             done = to;
         }
     }

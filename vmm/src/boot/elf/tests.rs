@@ -13,9 +13,9 @@ pub(crate) struct KernelFile {
 }
 
 impl KernelFile {
-    /// Two segments: constants of three pages (`.text` and `.rodata`) and some more at 16 MiB, then data.
+    /// Two segments: code and constants at 16 MiB, of the code one page and a bit more than is copied, then data.
     pub(crate) fn typical() -> Self {
-        let mut file = Self { bytes: vec![0; 0x8000] };
+        let mut file = Self { bytes: vec![0; 0x20_8000] };
         for (index, byte) in file.bytes.iter_mut().enumerate() {
             *byte = u8::try_from(index / 16 % 251).unwrap();
         }
@@ -23,15 +23,15 @@ impl KernelFile {
         file.write_at(16, &[2, 0, 62, 0, 1, 0, 0, 0]);
         file.write_at(24, &0x100_0000_u64.to_le_bytes()); // e_entry
         file.write_at(32, &64_u64.to_le_bytes()); // e_phoff
-        file.write_at(40, &0x7000_u64.to_le_bytes()); // e_shoff
+        file.write_at(40, &0x400_u64.to_le_bytes()); // e_shoff
         file.write_at(52, &[64, 0, 56, 0, 2, 0, 64, 0, 4, 0, 3, 0]);
-        file.segment(0, 0x1000, 0x100_0000, 0x4000, 0x4000);
-        file.segment(1, 0x5000, 0x120_0000, 0x800, 0x2000);
-        file.write_at(0x6000, b"\0.text\0.rodata\0.shstrtab\0");
-        file.write_at(0x7000, &[0; 64]);
-        file.section(1, 1, 0x1000, 0x1000);
-        file.section(2, 7, 0x2000, 0x2004);
-        file.section(3, 15, 0x6000, 25);
+        file.segment(0, 0x1000, 0x100_0000, 0x20_4000, 0x20_4000);
+        file.segment(1, 0x20_5000, 0x140_0000, 0x800, 0x2000);
+        file.write_at(0x800, b"\0.text\0.rodata\0.shstrtab\0");
+        file.write_at(0x400, &[0; 64]);
+        file.section(1, 1, 0x1000, 0x20_1004);
+        file.section(2, 7, 0x20_3000, 0x1004);
+        file.section(3, 15, 0x800, 25);
         file
     }
 
@@ -48,7 +48,7 @@ impl KernelFile {
     }
 
     fn section(&mut self, index: usize, name: u32, offset: u64, size: u64) {
-        let at = 0x7000 + index * 64;
+        let at = 0x400 + index * 64;
         self.write_at(at, &name.to_le_bytes());
         self.write_at(at + 24, &offset.to_le_bytes());
         self.write_at(at + 32, &size.to_le_bytes());
@@ -74,21 +74,18 @@ fn a_kernel_is_read() {
         Image {
             entry: 0x100_0000,
             segments: vec![
-                Segment { address: 0x100_0000, offset: 0x1000, file_size: 0x4000, memory_size: 0x4000 },
-                Segment { address: 0x120_0000, offset: 0x5000, file_size: 0x800, memory_size: 0x2000 },
+                Segment { address: 0x100_0000, offset: 0x1000, file_size: 0x20_4000, memory_size: 0x20_4000 },
+                Segment { address: 0x140_0000, offset: 0x20_5000, file_size: 0x800, memory_size: 0x2000 },
             ],
-            constants: vec![
-                Constants { offset: 0x1000, size: 0x1000, placement: Placement::MapCode },
-                Constants { offset: 0x2000, size: 0x2004, placement: Placement::MapConstants },
-            ],
+            code: vec![Code { offset: 0x20_1000, size: 0x1004 }],
         }
     );
     assert_eq!(
-        plan(&image.segments[0], &image.constants),
+        plan(&image.segments[0], &image.code),
         [
-            Piece { placement: Placement::MapCode, address: 0x100_0000, offset: 0x1000, size: 0x1000 },
-            Piece { placement: Placement::MapConstants, address: 0x100_1000, offset: 0x2000, size: 0x2000 },
-            Piece { placement: Placement::Copy, address: 0x100_3000, offset: 0x4000, size: 0x1000 },
+            Piece { placement: Placement::Copy, address: 0x100_0000, offset: 0x1000, size: 0x20_0000 },
+            Piece { placement: Placement::Map, address: 0x120_0000, offset: 0x20_1000, size: 0x1000 },
+            Piece { placement: Placement::Copy, address: 0x120_1000, offset: 0x20_2000, size: 0x3000 },
         ]
     );
 }
@@ -107,15 +104,15 @@ const HOSTILE: [Case; 19] = [
     ("no program headers", |f| f.write_at(56, &[0]), "program headers"),
     ("65535 program headers", |f| f.write_at(56, &[0xff, 0xff]), "program headers"),
     ("program header size", |f| f.write_at(54, &[32]), "program headers"),
-    ("headers past the end", |f| f.write_at(32, &0x7ff0_u64.to_le_bytes()), "program headers"),
+    ("headers past the end", |f| f.write_at(32, &0x20_7ff0_u64.to_le_bytes()), "program headers"),
     ("headers overflow", |f| f.write_at(32, &u64::MAX.to_le_bytes()), ""),
-    ("file size over memory size", |f| f.segment(1, 0x5000, 0x120_0000, 0x800, 0x7ff), "program headers"),
-    ("past the end of the file", |f| f.segment(1, 0x7801, 0x120_0000, 0x800, 0x800), "end of the file"),
-    ("offset overflow", |f| f.segment(1, u64::MAX, 0x120_0000, 0x800, 0x800), "end of the file"),
-    ("below 1 MiB", |f| f.segment(1, 0x5000, 0x7000, 0x800, 0x800), "needs memory"),
-    ("beyond memory", |f| f.segment(1, 0x5000, MEMORY_END - 0x800, 0x800, 0x801), "needs memory"),
-    ("address overflow", |f| f.segment(1, 0x5000, u64::MAX - 8, 0x8, 0x800), "needs memory"),
-    ("overlap", |f| f.segment(1, 0x5000, 0x100_3fff, 1, 1), "overlap"),
+    ("file size over memory size", |f| f.segment(1, 0x20_5000, 0x140_0000, 0x800, 0x7ff), "program headers"),
+    ("past the end of the file", |f| f.segment(1, 0x20_7801, 0x140_0000, 0x800, 0x800), "end of the file"),
+    ("offset overflow", |f| f.segment(1, u64::MAX, 0x140_0000, 0x800, 0x800), "end of the file"),
+    ("below 1 MiB", |f| f.segment(1, 0x20_5000, 0x7000, 0x800, 0x800), "needs memory"),
+    ("beyond memory", |f| f.segment(1, 0x20_5000, MEMORY_END - 0x800, 0x800, 0x801), "needs memory"),
+    ("address overflow", |f| f.segment(1, 0x20_5000, u64::MAX - 8, 0x8, 0x800), "needs memory"),
+    ("overlap", |f| f.segment(1, 0x20_5000, 0x120_3fff, 1, 1), "overlap"),
 ];
 
 #[test]
@@ -130,7 +127,7 @@ fn hostile_files_are_refused_with_the_reason() {
 
 #[test]
 fn an_entry_must_lie_in_the_bytes_of_a_segment() {
-    for entry in [0, 0xff_ffff, 0x100_4000, 0x120_0800, u64::MAX] {
+    for entry in [0, 0xff_ffff, 0x120_4000, 0x140_0800, u64::MAX] {
         let mut file = KernelFile::typical();
         file.write_at(24, &entry.to_le_bytes());
         assert!(matches!(file.read(), Err(ElfError::Entry(e)) if e == entry), "{entry:#x}");
@@ -143,18 +140,18 @@ fn without_usable_section_names_all_is_copied() {
         |f| f.write_at(58, &[40]),                   // e_shentsize
         |f| f.write_at(62, &[200]),                  // e_shstrndx
         |f| f.write_at(40, &u64::MAX.to_le_bytes()), // e_shoff
-        |f| f.section(3, 15, 0x6000, u64::MAX),      // names too long
-        |f| f.section(1, 999, 0x1000, 0x1000),       // name beyond the names
+        |f| f.section(3, 15, 0x800, u64::MAX),       // names too long
+        |f| f.section(1, 9999, 0x1000, 0x1000),      // name beyond the names
     ];
     for (index, spoil) in spoils.iter().enumerate() {
         let mut file = KernelFile::typical();
         spoil(&mut file);
         let image = file.read().unwrap();
-        assert_eq!(image.constants, [], "case {index}");
-        let pieces = plan(&image.segments[0], &image.constants);
+        assert_eq!(image.code, [], "case {index}");
+        let pieces = plan(&image.segments[0], &image.code);
         assert_eq!(
             pieces,
-            [Piece { placement: Placement::Copy, address: 0x100_0000, offset: 0x1000, size: 0x4000 }]
+            [Piece { placement: Placement::Copy, address: 0x100_0000, offset: 0x1000, size: 0x20_4000 }]
         );
     }
 }
@@ -178,27 +175,26 @@ fn a_plan_always_covers_a_segment_once_and_maps_only_whole_pages() {
         let address = 0x100_0000 + if congruent { offset % PAGE_SIZE } else { numbers.below(0x2000) };
         let file_size = numbers.below(0x9000);
         let segment = Segment { address, offset, file_size, memory_size: file_size };
-        let constants: Vec<_> = (0..numbers.below(4))
-            .map(|_| Constants {
+        let code: Vec<_> = (0..numbers.below(4))
+            .map(|_| Code {
                 offset: numbers.below(0x14000),
                 size: if numbers.below(9) == 0 { u64::MAX } else { numbers.below(0x8000) },
-                placement: Placement::MapCode,
             })
             .collect();
         let mut next = offset;
-        for piece in plan(&segment, &constants) {
-            assert_eq!(piece.offset, next, "case {case}: {segment:x?} {constants:x?}");
+        for piece in plan(&segment, &code) {
+            assert_eq!(piece.offset, next, "case {case}: {segment:x?} {code:x?}");
             assert_eq!(piece.address - address, piece.offset - offset);
             assert!(piece.size > 0);
             if piece.placement != Placement::Copy {
                 assert_eq!((piece.address | piece.offset | piece.size) % PAGE_SIZE, 0);
                 let end = piece.offset + piece.size;
-                assert!(constants.iter().any(|section| section.offset <= piece.offset
+                assert!(code.iter().any(|section| section.offset <= piece.offset
                     && end <= section.offset.saturating_add(section.size)));
             }
             next += piece.size;
         }
-        assert_eq!(next, offset + file_size, "case {case}: {segment:x?} {constants:x?}");
+        assert_eq!(next, offset + file_size, "case {case}: {segment:x?} {code:x?}");
     }
 }
 
@@ -209,14 +205,14 @@ fn headers_of_random_bytes_never_panic() {
     for _ in 0..2000 {
         let mut file = typical.clone();
         for _ in 0..=numbers.below(4) {
-            let region = [0, 64, 0x7000][usize::try_from(numbers.below(3)).unwrap()];
+            let region = [0, 64, 0x400][usize::try_from(numbers.below(3)).unwrap()];
             let at = region + usize::try_from(numbers.below(112)).unwrap();
             file.bytes[at] = u8::try_from(numbers.below(256)).unwrap();
         }
         if let Ok(image) = file.read() {
             for segment in &image.segments {
                 assert!(segment.address + segment.memory_size <= MEMORY_END);
-                plan(segment, &image.constants);
+                plan(segment, &image.code);
             }
         }
     }

@@ -40,11 +40,10 @@ pub(crate) struct Boot<'a> {
 pub(crate) fn kernel_command_line(boot: &Boot<'_>) -> Result<String, CommandLineError> {
     // reboot=k: by the keyboard controller, so that a reset is no triple fault.
     let mut line = String::from("console=ttyS0 panic=-1 reboot=k");
-    line.push_str(if boot.verbose { " loglevel=8" } else { " quiet loglevel=1" });
+    line.push_str(if boot.verbose { " loglevel=8" } else { " loglevel=1" });
     if boot.accelerator == Accelerator::Tcg {
         // The guest's TSC is the host's, and no timer is exact enough to measure it or each other by.
-        // Patching out the lock prefixes costs more under emulation than the prefixes.
-        line.push_str(" tsc=reliable no_timer_check noreplace-smp tsc_early_khz=");
+        line.push_str(" tsc=reliable no_timer_check tsc_early_khz=");
         line.push_str(&boot.tsc_khz.to_string());
         // Calibrating the APIC timer takes 0.1 s. A lone CPU can do with the PIT, more need one timer each.
         if boot.cpus.get() == 1 {
@@ -88,7 +87,7 @@ mod tests {
     #[test]
     fn emulation_gets_the_time_stamp_frequency_and_kvm_does_not() {
         let emulated = with(&["a=1", "b"]).unwrap();
-        assert!(emulated.contains(" quiet loglevel=1 tsc=reliable "), "{emulated}");
+        assert!(emulated.contains(" loglevel=1 tsc=reliable "), "{emulated}");
         assert!(emulated.ends_with(" tsc_early_khz=2500000 noapictimer a=1 b"), "{emulated}");
         let native = Boot { accelerator: Accelerator::Kvm, verbose: true, ..boot(&[]) };
         assert_eq!(kernel_command_line(&native).unwrap(), "console=ttyS0 panic=-1 reboot=k loglevel=8");
