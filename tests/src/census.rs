@@ -86,7 +86,7 @@ impl Census {
     }
 }
 
-/// Processes that are parts of a sandbox, and who holds a memfd.
+/// Processes that are parts of a sandbox, and who holds a memfd or a guest's memory.
 fn processes(found: &mut BTreeSet<String>) -> Result<()> {
     for process in Process::all()?.into_values() {
         if process.role().is_some() {
@@ -95,9 +95,9 @@ fn processes(found: &mut BTreeSet<String>) -> Result<()> {
         let Ok(files) = fs::read_dir(format!("/proc/{}/fd", process.pid.as_raw_nonzero())) else { continue };
         for file in files.flatten() {
             if let Ok(target) = fs::read_link(file.path())
-                && target.starts_with("/memfd:")
+                && (target.starts_with("/memfd:") || target.ends_with("guest-memory"))
             {
-                found.insert(format!("memfd {} of {}", target.display(), process.program));
+                found.insert(format!("memory {} of {}", target.display(), process.program));
             }
         }
     }

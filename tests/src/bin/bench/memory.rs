@@ -33,7 +33,8 @@ fn held(process: &Process) -> Result<Held> {
         let mut words = line.split_whitespace();
         let Some(key) = words.next() else { continue };
         let Some(key) = key.strip_suffix(':') else {
-            is_guest = line.contains("/memfd:") || line.ends_with("/vmlinux");
+            is_guest =
+                line.contains("/memfd:") || line.ends_with("/guest-memory") || line.ends_with("/vmlinux");
             continue;
         };
         let value: f64 = words.next().and_then(|value| value.parse().ok()).unwrap_or_default();

@@ -123,10 +123,14 @@ pub(crate) fn boot_shares(guests: &Path) -> Result<Vec<Measurement>> {
         .filter(|(name, share)| name != "idle" && *share >= 0.05)
         .map(|(name, share)| Measurement::new("B2b", format!("  of it, traced: {name}"), share, "M instr."))
         .collect();
-    for (name, reason) in [("  exits", ""), ("  of them page faults", "reason npf")] {
-        let count = u32::try_from(trace.count("kvm_exit", reason, start, end))?;
-        results.push(Measurement::new("B2b", name, f64::from(count), "exits"));
-    }
+    let exits = trace.exits(start, end);
+    results.push(Measurement::new("B2b", "  exits", f64::from(exits.values().sum::<u32>()), "exits"));
+    results.extend(
+        exits
+            .into_iter()
+            .filter(|(_, count)| *count >= 20)
+            .map(|(kind, count)| Measurement::new("B2b", format!("  of them {kind}"), count.into(), "exits")),
+    );
     Ok(results)
 }
 

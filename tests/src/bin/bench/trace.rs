@@ -2,11 +2,15 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::ops::Range;
 use std::path::Path;
 
 use anyhow::{Context, Result};
 
 const TRACEFS: &str = "/sys/kernel/tracing";
+
+/// Guest-physical addresses where no memory is.
+const DEVICES: Range<u64> = 0xc000_0000..0x1_0000_0000;
 
 /// One line of the trace.
 #[derive(Debug, Clone)]
@@ -43,6 +47,24 @@ impl Event {
             name: name.trim().to_owned(),
             arguments: arguments.to_owned(),
         })
+    }
+
+    /// The word that follows `name`.
+    fn word_after(&self, name: &str) -> Option<&str> {
+        self.arguments.split(' ').skip_while(|word| *word != name).nth(1)
+    }
+
+    /// Of a `kvm_exit`: KVM's word for its reason, but accesses to memory are page faults if there is memory at that
+    /// address, and accesses to devices elsewhere.
+    fn exit_kind(&self) -> String {
+        let reason = self.word_after("reason").unwrap_or("unknown");
+        if reason != "npf" {
+            return reason.to_owned();
+        }
+        let address = self.word_after("info2").and_then(|word| word.strip_prefix("0x"));
+        let address = address.and_then(|digits| u64::from_str_radix(digits, 16).ok()).unwrap_or_default();
+        let kind = if DEVICES.contains(&address) { "device registers" } else { "page faults" };
+        kind.to_owned()
     }
 
     /// The value of `key=value`.
@@ -107,17 +129,19 @@ impl Trace {
             .context("no vCPU's thread ended")
     }
 
-    /// How many times the event happened from `start` to `end` with `text` in what it says.
-    pub(crate) fn count(&self, name: &str, text: &str, start: u64, end: u64) -> usize {
-        self.events
-            .iter()
-            .filter(|event| event.name == name && event.arguments.contains(text))
-            .filter(|event| (start..=end).contains(&event.time))
-            .count()
+    /// How many times a guest was left from `start` to `end`, by [`Event::exit_kind`].
+    pub(crate) fn exits(&self, start: u64, end: u64) -> BTreeMap<String, u32> {
+        let mut counts = BTreeMap::new();
+        for event in &self.events {
+            if event.name == "kvm_exit" && (start..=end).contains(&event.time) {
+                *counts.entry(event.exit_kind()).or_default() += 1;
+            }
+        }
+        counts
     }
 
     /// Nanoseconds from `start` to `end` by who ran. `label` names threads by process id and thread id; for a
-    /// thread that runs a vCPU the time in the guest is `guest`, that of handling its exits `exit REASON`.
+    /// thread that runs a vCPU the time in the guest is `guest`, that of handling its exits `exits: KIND`.
     pub(crate) fn attribute(
         &self,
         start: u64,
@@ -147,9 +171,7 @@ impl Trace {
                     states.insert(event.thread, "guest".to_owned());
                 }
                 "kvm_exit" => {
-                    let reason =
-                        event.arguments.split("reason ").nth(1).and_then(|rest| rest.split(' ').next());
-                    states.insert(event.thread, format!("exit {}", reason.unwrap_or("?")));
+                    states.insert(event.thread, format!("exits: {}", event.exit_kind()));
                 }
                 _ => {}
             }
@@ -169,6 +191,21 @@ fn get(file: &str) -> Result<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_exit_for_memory_is_told_from_one_for_a_device() {
+        let exit = |address| {
+            let line = format!(
+                "v-1 ( 1) [000] d..2. 4: kvm_exit: vcpu 0 reason npf rip 0x1 info1 0x6 info2 {address}"
+            );
+            Event::parse(&line).unwrap().exit_kind()
+        };
+        assert_eq!(exit("0x0000000001200000 intr_info 0x0"), "page faults");
+        assert_eq!(exit("0x00000000d0000010 intr_info 0x0"), "device registers");
+        let other =
+            Event::parse("v-1 ( 1) [000] d..2. 4: kvm_exit: vcpu 0 reason cpuid rip 0x1 info1 0x0").unwrap();
+        assert_eq!(other.exit_kind(), "cpuid");
+    }
 
     #[test]
     fn a_line_of_the_trace_is_read() {
