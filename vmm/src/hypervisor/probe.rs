@@ -3,7 +3,7 @@
 //! That `/dev/kvm` opens says little: PVM-style hosts run user mode natively but emulate supervisor code, at
 //! some half a million instructions a second and not all of them. So a counted loop is run in ring 0 of a
 //! tiny 64-bit guest, in batches that take milliseconds where supervisor code is emulated and microseconds where
-//! it is not, so a fast host pays for an exit or two, and a slow one some 20 ms. CPU time counts, and the best
+//! it is not, so a fast host pays for an exit or two, and a slow one some 6 ms. CPU time counts, and the best
 //! batch: a fast host that is busy must not be taken for a slow one, and its sandboxes be emulated.
 
 #![allow(unsafe_code, reason = "KVM is given the address of the guest's memory")]
@@ -23,7 +23,10 @@ use vm_memory::{Bytes, GuestAddress, GuestMemory, GuestMemoryMmap};
 pub const MIN_INSTRUCTIONS_PER_SECOND: u64 = 50_000_000;
 
 /// Longest that the loop may go on while it is slow, in CPU time.
-const LIMIT: Duration = Duration::from_millis(20);
+const LIMIT: Duration = Duration::from_millis(5);
+
+/// Iterations of the first batch: a millisecond where supervisor code is emulated.
+const FIRST_BATCH: u64 = 250;
 
 /// Fewest batches that make a host slow: one alone may have shared its core.
 const MIN_BATCHES: u32 = 5;
@@ -209,7 +212,7 @@ impl Guest {
         // The first run faults the pages in.
         self.run(1)?;
         let start = cpu_time();
-        let (mut iterations, mut best) = (1000, 0);
+        let (mut iterations, mut best) = (FIRST_BATCH, 0);
         for batch in 1.. {
             let taken = self.run(iterations)?;
             // Two instructions in each iteration.

@@ -92,6 +92,8 @@ pub struct ThisHost<'a> {
 
 impl HostFacts for ThisHost<'_> {
     fn kvm(&self) -> KvmProbe {
+        // If KVM does not serve, emulation needs this, and the probe takes as long as it does.
+        qemu::begin_calibration();
         probe::probe()
     }
 

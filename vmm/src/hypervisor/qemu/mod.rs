@@ -46,6 +46,7 @@ mod watch;
 mod conversation_tests;
 
 pub use program::{ProgramError, find_program, version};
+pub(super) use tsc::begin as begin_calibration;
 
 /// The longest that QEMU may take to make the machine or to obey. It waits for its backends meanwhile.
 const PATIENCE: Duration = Duration::from_secs(30);

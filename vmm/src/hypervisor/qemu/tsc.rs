@@ -8,16 +8,25 @@
 #![allow(unused_unsafe, reason = "__cpuid was unsafe up to Rust 1.93")]
 
 use std::arch::x86_64::{__cpuid, _rdtsc};
+use std::sync::OnceLock;
 use std::thread;
 use std::time::{Duration, Instant};
 
 /// Shortest span between two readings: some 40 ns of doubt at each end make 20 parts per million.
 const SPAN: Duration = Duration::from_millis(4);
 
+/// The first reading of this process.
+static FIRST: OnceLock<Reading> = OnceLock::new();
+
 /// A reading that [`Calibration::finish`] compares with a later one.
 #[derive(Debug)]
 pub(crate) struct Calibration {
     start: Reading,
+}
+
+/// Takes the first reading, if none was taken: the longer ago it is, the less there is to wait for.
+pub(crate) fn begin() {
+    FIRST.get_or_init(Reading::take);
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -28,7 +37,7 @@ struct Reading {
 
 impl Calibration {
     pub(crate) fn start() -> Self {
-        Self { start: Reading::take() }
+        Self { start: *FIRST.get_or_init(Reading::take) }
     }
 
     /// TSC frequency in kHz: what the CPU says, else what was measured since the start. Sleeps if the start
