@@ -21,6 +21,7 @@ mod virtio;
 
 use std::error::Error;
 use std::fs::File;
+use std::io::Read;
 use std::process::ExitCode;
 use std::time::Instant;
 
@@ -46,6 +47,8 @@ enum ConfigError {
     #[error("cannot use the configuration's file descriptor")]
     Inherit(#[source] InheritError),
     #[error("cannot read the configuration")]
+    Read(#[source] std::io::Error),
+    #[error("cannot understand the configuration")]
     Parse(#[source] serde_json::Error),
 }
 
@@ -99,8 +102,11 @@ fn run_machine(config_fd: FdNumber, control: &Channel) -> Result<End, Box<dyn Er
 }
 
 fn read_config(fd: FdNumber) -> Result<ProcessConfig, ConfigError> {
-    let file = File::from(inherit(fd).map_err(ConfigError::Inherit)?);
-    serde_json::from_reader(std::io::BufReader::new(file)).map_err(ConfigError::Parse)
+    let mut text = Vec::new();
+    File::from(inherit(fd).map_err(ConfigError::Inherit)?)
+        .read_to_end(&mut text)
+        .map_err(ConfigError::Read)?;
+    serde_json::from_slice(&text).map_err(ConfigError::Parse)
 }
 
 /// An error and its causes in one line.

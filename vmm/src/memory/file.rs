@@ -9,7 +9,7 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::fs::{MemfdFlags, Mode, OFlags, SealFlags};
 use rustix::mount::{
@@ -19,20 +19,27 @@ use rustix::mount::{
 /// Its name, which shows in `/proc/PID/maps`.
 const NAME: &str = "guest-memory";
 
+/// The file, and what has to stay open.
+pub(super) struct MemoryFile {
+    pub(super) file: File,
+    /// The root of its tmpfs. To close it waits for all processors, which can as well be done at the end.
+    pub(super) mount: Option<OwnedFd>,
+}
+
 /// Makes a file of `size` zero bytes.
-pub(super) fn create(size: u64) -> io::Result<File> {
+pub(super) fn create(size: u64) -> io::Result<MemoryFile> {
     match on_tmpfs(size) {
-        Ok(file) => Ok(file),
+        Ok((file, mount)) => Ok(MemoryFile { file, mount: Some(mount) }),
         Err(error) => {
             log::info!("guest memory has no huge pages: {error}");
-            memfd(size)
+            Ok(MemoryFile { file: memfd(size)?, mount: None })
         }
     }
 }
 
 /// A file on a tmpfs that has room for nothing else, so that no peer can let it grow. One that makes it shorter ends
 /// the machine (`KVM_RUN` fails), as a backend that goes away does.
-fn on_tmpfs(size: u64) -> io::Result<File> {
+fn on_tmpfs(size: u64) -> io::Result<(File, OwnedFd)> {
     let context = fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
     fsconfig_set_string(context.as_fd(), "mode", "0700")?;
     fsconfig_set_string(context.as_fd(), "size", size.to_string())?;
@@ -44,9 +51,9 @@ fn on_tmpfs(size: u64) -> io::Result<File> {
         | MountAttrFlags::MOUNT_ATTR_NOEXEC;
     let root = fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, attributes)?;
     let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
-    let file = rustix::fs::openat(root, NAME, flags, Mode::RUSR | Mode::WUSR)?;
+    let file = rustix::fs::openat(&root, NAME, flags, Mode::RUSR | Mode::WUSR)?;
     rustix::fs::ftruncate(&file, size)?;
-    Ok(file.into())
+    Ok((file.into(), root))
 }
 
 /// A memfd that can neither grow nor shrink.
@@ -77,10 +84,10 @@ mod tests {
 
     #[test]
     fn the_tmpfs_has_room_for_the_file_and_no_more() {
-        let file = match on_tmpfs(3 << 20) {
+        let (file, _mount) = match on_tmpfs(3 << 20) {
             // Without the right to mount there is only the memfd.
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return,
-            file => file.unwrap(),
+            made => made.unwrap(),
         };
         file.write_all_at(&vec![1; 3 << 20], 0).unwrap();
         assert_eq!(file.write_all_at(&[1], 3 << 20).unwrap_err().kind(), io::ErrorKind::StorageFull);

@@ -9,7 +9,7 @@ mod file;
 
 use std::fs::File;
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
 
 use rustix::fs::SeekFrom;
@@ -19,6 +19,7 @@ use vm_memory::{
     GuestMemoryRegion, MemoryRegionAddress,
 };
 
+use self::file::MemoryFile;
 use crate::arch::x86_64::boot_params::Range;
 use crate::arch::x86_64::layout;
 
@@ -71,6 +72,8 @@ pub(crate) enum MemoryError {
 #[derive(Debug)]
 pub(crate) struct Memory {
     map: GuestMemoryMmap,
+    /// Open as long as the memory is used, see [`file::MemoryFile`].
+    _mount: Option<OwnedFd>,
 }
 
 /// A contiguous part of guest memory, as KVM wants to know it.
@@ -86,7 +89,8 @@ impl Memory {
     /// Makes `mib` MiB of zeroed memory; no page of it exists until it is touched.
     pub(crate) fn new(mib: u32) -> Result<Self, MemoryError> {
         let size = u64::from(mib) << 20;
-        let file = file::create(size).map_err(|source| MemoryError::Create { mib, source })?;
+        let MemoryFile { file, mount } =
+            file::create(size).map_err(|source| MemoryError::Create { mib, source })?;
         let file = Arc::new(file);
         let mut offset = 0;
         let mut ranges = Vec::with_capacity(2);
@@ -98,7 +102,7 @@ impl Memory {
         }
         let map = GuestMemoryMmap::from_ranges_with_files(ranges)
             .map_err(|source| MemoryError::Map { mib, source })?;
-        Ok(Self { map })
+        Ok(Self { map, _mount: mount })
     }
 
     /// The regions, lowest first.
