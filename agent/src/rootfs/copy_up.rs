@@ -9,6 +9,7 @@ use rustix::fs::{
     AtFlags, Dir, FileType, Gid, Mode, OFlags, Stat, Timespec, Timestamps, Uid, chmodat, chownat, fchmod,
     fchown, fstat, futimens, mkdirat, mknodat, openat, readlinkat, statat, symlinkat,
 };
+use rustix::io::Errno;
 
 /// How deep directories may be nested: an image's are not, and the stack is finite.
 const DEEPEST: usize = 256;
@@ -28,7 +29,7 @@ pub fn copy_directory(from: &OwnedFd, to: &OwnedFd) -> io::Result<()> {
 }
 
 fn copy_entries(from: &OwnedFd, to: BorrowedFd<'_>, depth: usize) -> io::Result<()> {
-    let Some(depth) = depth.checked_sub(1) else { return Err(rustix::io::Errno::LOOP.into()) };
+    let Some(depth) = depth.checked_sub(1) else { return Err(Errno::LOOP.into()) };
     for entry in Dir::read_from(from)? {
         let entry = entry?;
         let name = entry.file_name();
@@ -78,7 +79,8 @@ fn open_directory(directory: BorrowedFd<'_>, name: &CStr) -> io::Result<OwnedFd>
 /// Owner first: a change of it clears set-user-id.
 fn copy_owner(to: impl AsFd, stat: &Stat) -> io::Result<()> {
     let to = to.as_fd();
-    fchown(to, Some(Uid::from_raw(stat.st_uid)), Some(Gid::from_raw(stat.st_gid)))?;
+    let (uid, gid) = (Uid::from_raw(stat.st_uid), Gid::from_raw(stat.st_gid));
+    if_mapped(fchown(to, Some(uid), Some(gid)))?;
     fchmod(to, mode(stat))?;
     let time = |seconds, nanoseconds| Timespec { tv_sec: seconds, tv_nsec: nanoseconds };
     let times = Timestamps {
@@ -90,7 +92,15 @@ fn copy_owner(to: impl AsFd, stat: &Stat) -> io::Result<()> {
 
 fn own(directory: BorrowedFd<'_>, name: &CStr, stat: &Stat) -> io::Result<()> {
     let (uid, gid) = (Uid::from_raw(stat.st_uid), Gid::from_raw(stat.st_gid));
-    Ok(chownat(directory, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)?)
+    if_mapped(chownat(directory, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW))
+}
+
+/// An owner that the container's user namespace does not have cannot be given; the copy is its root's then.
+fn if_mapped(result: rustix::io::Result<()>) -> io::Result<()> {
+    match result {
+        Err(Errno::INVAL) => Ok(()),
+        other => Ok(other?),
+    }
 }
 
 fn mode(stat: &Stat) -> Mode {

@@ -9,7 +9,7 @@ use agent_protocol::agent::namespace::Kind;
 use protobuf::MessageField;
 
 use crate::Test;
-use crate::guest::{Guest, command, exec_of, process, shell, with_guest};
+use crate::guest::{Guest, command, exec_of, mount_of, process, shell, with_guest};
 
 pub(crate) const TESTS: &[Test] = &[
     ("root_of_a_user_namespace_is_somebody_else_outside", user_namespace),
@@ -20,6 +20,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("hooks_run_in_the_container_just_before_the_workload", hooks),
     ("a_hook_that_fails_keeps_the_workload_from_running", failing_hook),
     ("a_hook_that_takes_too_long_is_killed", slow_hook),
+    ("tmpcopyup_works_in_a_user_namespace", copy_up),
 ];
 
 const ROOT: u32 = 100_000;
@@ -37,6 +38,22 @@ fn in_user_namespace(guest: &Guest, mut request: api::CreateContainerRequest) ->
     fs::set_permissions(folder, fs::Permissions::from_mode(0o755)).unwrap();
     chown(guest.rootfs(), Some(ROOT), Some(ROOT)).unwrap();
     request
+}
+
+/// What belongs to nobody in there belongs to its root in the copy.
+fn copy_up() {
+    with_guest(async |guest| {
+        let image = guest.rootfs().join("var/data");
+        fs::create_dir_all(&image).unwrap();
+        fs::write(image.join("file"), "content").unwrap();
+        let mut request = in_user_namespace(
+            &guest,
+            shell("cat /var/data/file; stat -c ' %u' /var/data/file; touch /var/data/x"),
+        );
+        request.uid_mappings.iter_mut().chain(&mut request.gid_mappings).for_each(|ids| ids.size = 1000);
+        request.mounts.push(mount_of("tmpfs", "tmpfs", "/var/data", &["tmpcopyup"]));
+        assert_eq!(guest.run(request).await.unwrap().success(), "content 0\n");
+    });
 }
 
 fn user_namespace() {
