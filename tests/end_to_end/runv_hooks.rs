@@ -103,6 +103,9 @@ fn hooks_of_the_container_run_in_it_when_it_is_started() -> Result<()> {
     assert!(expected.iter().all(|(name, value)| &state[name] == value), "{state}");
     assert_eq!((&state["annotations"]["org.example"], hostname), (&json!("yes"), "box\n"));
 
+    // Both containers have the same file for their output.
+    runv.wait_for_text("out", "ran")?;
+    runv.call(&["delete", "--force", "c1"])?.expect(0)?;
     std::fs::write(&status, "3")?;
     runv.leave(&["create", "c2"])?.expect(0)?;
     runv.call(&["start", "c2"])?.refused("error running startContainer hook #0: exit status 3")?;
