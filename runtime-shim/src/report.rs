@@ -151,10 +151,13 @@ pub(crate) fn show_log() {
     let everything = Targets::new().with_default(LevelFilter::DEBUG);
     let filter = std::env::var("RUNV_LOG").ok().and_then(|text| text.parse().ok()).unwrap_or(everything);
     let log = tracing_subscriber::fmt().with_max_level(LevelFilter::TRACE).with_ansi(false);
-    let engine = ENGINE.get().and_then(|engine| Some((engine.file.as_ref()?.try_clone().ok()?, engine.format)));
+    let engine =
+        ENGINE.get().and_then(|engine| Some((engine.file.as_ref()?.try_clone().ok()?, engine.format)));
     // Each fails only if there is a log already.
     let _ = match engine {
-        Some((file, LogFormat::Json)) => log.json().with_writer(Mutex::new(file)).finish().with(filter).try_init(),
+        Some((file, LogFormat::Json)) => {
+            log.json().with_writer(Mutex::new(file)).finish().with(filter).try_init()
+        }
         Some((file, LogFormat::Text)) => log.with_writer(Mutex::new(file)).finish().with(filter).try_init(),
         None => log.with_writer(io::stderr).finish().with(filter).try_init(),
     };
