@@ -1,4 +1,4 @@
-//! Guest memory: one file of fixed size ([`file`]), mapped into this process and shared with the device backends.
+//! Guest memory: one file of fixed size ([`mod@file`]), mapped into this process and shared with the device backends.
 //!
 //! Backends get the file (vhost-user `SET_MEM_TABLE`) and so see what the guest sees, with one exception:
 //! [`Memory::map_private`] lays pages of another file over it in this process only. That is for pages that
