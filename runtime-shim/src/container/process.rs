@@ -56,7 +56,8 @@ impl ProcessId {
         let Some(pid) = pid else { return Ok(None) };
         let pidfd = match pidfd_open(pid, PidfdFlags::empty()) {
             Ok(pidfd) => pidfd,
-            Err(rustix::io::Errno::SRCH) => return Ok(None),
+            // EINVAL: reaped, and the number lives on as that of the session it led (pidfd_open(2)).
+            Err(rustix::io::Errno::SRCH | rustix::io::Errno::INVAL) => return Ok(None),
             Err(errno) => return Err(errno.into()),
         };
         // Only now: the number cannot be another's any more.
