@@ -24,7 +24,7 @@ fn twenty_at_once_do_not_disturb_each_other_and_leave_nothing() -> Result<()> {
     Ok(())
 }
 
-/// Twenty, but for guests of several vCPUs in the nested host: its two processors would have to run forty vCPUs, and its
+/// Twenty, but for guests of several vCPUs in the nested host: its processor would have to run forty vCPUs, and its
 /// emulated SVM does not notice one that spins for another (no pause filter). On a busy machine a guest then takes
 /// minutes to boot, and its kernel gives up on its second processor after ten seconds.
 fn count() -> Result<u64> {
