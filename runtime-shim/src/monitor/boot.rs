@@ -64,8 +64,7 @@ impl<'a> Boot<'a> {
     /// Connects the workload's terminal, and introduces it by a token.
     pub(crate) fn connect_terminal(&mut self) -> Result<(Streams, proto::Streams), MonitorError> {
         let terminal = Connecting::request(&self.sandbox.directory, STREAM_PORT)?;
-        let (socket, token) = introduce(self.finish(terminal)?)?;
-        Ok((Streams::Terminal(socket), proto::Streams { terminal: token, ..Default::default() }))
+        Ok(one_terminal(introduce(self.finish(terminal)?)?))
     }
 
     /// Connects the workload's standard streams, and introduces each by a token.
@@ -74,22 +73,13 @@ impl<'a> Boot<'a> {
         let directory = &self.sandbox.directory;
         let requests = streams::connected()
             .map(|wanted| wanted.then(|| Connecting::request(directory, STREAM_PORT)).transpose());
-        let mut tokens = [0; 3];
-        let mut sockets = [None, None, None];
-        for ((request, token), socket) in requests.into_iter().zip(&mut tokens).zip(&mut sockets) {
+        let mut connected = [None, None, None];
+        for (request, connected) in requests.into_iter().zip(&mut connected) {
             if let Some(request) = request? {
-                let (connected, random) = introduce(self.finish(request)?)?;
-                (*socket, *token) = (Some(connected), random);
+                *connected = Some(introduce(self.finish(request)?)?);
             }
         }
-        let ([stdin, stdout, stderr], [stdin_token, stdout_token, stderr_token]) = (sockets, tokens);
-        let tokens = proto::Streams {
-            stdin: stdin_token,
-            stdout: stdout_token,
-            stderr: stderr_token,
-            ..Default::default()
-        };
-        Ok((Streams::Separate { stdin, stdout, stderr }, tokens))
+        Ok(separate(connected))
     }
 
     fn finish(&mut self, connecting: Connecting) -> Result<UnixStream, MonitorError> {
@@ -121,6 +111,25 @@ pub(crate) fn introduce(socket: UnixStream) -> Result<(UnixStream, u64), Monitor
     }
     (&socket).write_all(&bytes).map_err(host("write to a stream"))?;
     Ok((socket, u64::from_be_bytes(bytes)))
+}
+
+/// A terminal's connection and token, for the streams' copying and for the agent.
+pub(crate) fn one_terminal((socket, token): (UnixStream, u64)) -> (Streams, proto::Streams) {
+    (Streams::Terminal(socket), proto::Streams { terminal: token, ..Default::default() })
+}
+
+/// The same for stdin, stdout and stderr; one that is not connected has no token.
+pub(crate) fn separate(connected: [Option<(UnixStream, u64)>; 3]) -> (Streams, proto::Streams) {
+    let [stdin_token, stdout_token, stderr_token] =
+        connected.each_ref().map(|stream| stream.as_ref().map_or(0, |(_, token)| *token));
+    let [stdin, stdout, stderr] = connected.map(|stream| stream.map(|(socket, _)| socket));
+    let tokens = proto::Streams {
+        stdin: stdin_token,
+        stdout: stdout_token,
+        stderr: stderr_token,
+        ..Default::default()
+    };
+    (Streams::Separate { stdin, stdout, stderr }, tokens)
 }
 
 #[cfg(test)]

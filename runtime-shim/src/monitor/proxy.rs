@@ -10,7 +10,7 @@ use agent_protocol::agent as proto;
 use agent_protocol::{AGENT_PORT, STREAM_PORT};
 use protobuf::MessageField;
 
-use super::boot::introduce;
+use super::boot::{introduce, one_terminal, separate};
 use super::ending;
 use super::plan::{Announcement, Creator, ExecPlan};
 use super::signals::Signals;
@@ -112,23 +112,13 @@ fn connect_streams(folder: &Folder, terminal: bool) -> Result<(Streams, proto::S
         introduce(socket).map_err(Failure::of_monitor)
     };
     if terminal {
-        let (socket, token) = connect()?;
-        return Ok((Streams::Terminal(socket), proto::Streams { terminal: token, ..Default::default() }));
+        return Ok(one_terminal(connect()?));
     }
-    let mut tokens = [0; 3];
-    let mut sockets = [None, None, None];
-    for ((wanted, token), socket) in streams::connected().into_iter().zip(&mut tokens).zip(&mut sockets) {
+    let mut connected = [None, None, None];
+    for (wanted, connected) in streams::connected().into_iter().zip(&mut connected) {
         if wanted {
-            let (connected, random) = connect()?;
-            (*socket, *token) = (Some(connected), random);
+            *connected = Some(connect()?);
         }
     }
-    let ([stdin, stdout, stderr], [stdin_token, stdout_token, stderr_token]) = (sockets, tokens);
-    let tokens = proto::Streams {
-        stdin: stdin_token,
-        stdout: stdout_token,
-        stderr: stderr_token,
-        ..Default::default()
-    };
-    Ok((Streams::Separate { stdin, stdout, stderr }, tokens))
+    Ok(separate(connected))
 }
