@@ -12,6 +12,7 @@ use super::*;
 use crate::config::Config;
 use crate::monitor::death::Death;
 use crate::sandbox::start::Plan;
+use crate::sandbox::vsock::ConnectError;
 
 /// A machine that only ends, and says on its console what its guest would.
 struct FakeMachine {
@@ -130,4 +131,19 @@ fn the_end_of_the_guest_is_told_by_its_console() {
     let (result, _) = hello(&mut sandbox(&machine), b"");
     let Err(MonitorError::Died(Death::Panic(panic))) = result else { unreachable!("{result:?}") };
     assert_eq!(panic, "no init");
+}
+
+#[test]
+fn a_broken_connection_is_told_by_the_death_behind_it() {
+    let refused = || MonitorError::from(ConnectError::Refused { port: AGENT_PORT });
+    let mut sandbox = sandbox(&RUNS);
+    let error = death::behind(&mut sandbox, refused());
+    assert!(matches!(error, MonitorError::Connect(_)), "{error:?}");
+
+    let devices = nix::unistd::Pid::from_raw(sandbox.devices.pid().try_into().unwrap());
+    nix::sys::signal::kill(devices, Signal::SIGKILL).unwrap();
+    let error = death::behind(&mut sandbox, refused());
+    assert!(matches!(error, MonitorError::Died(Death::Devices { .. })), "{error:?}");
+    let interrupted = death::behind(&mut sandbox, MonitorError::Interrupted(15));
+    assert!(matches!(interrupted, MonitorError::Interrupted(15)), "{interrupted:?}");
 }

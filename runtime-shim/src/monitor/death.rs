@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use vmm::hypervisor::{VmError, VmExit};
 
-use super::signals;
+use super::{MonitorError, signals};
 use crate::report;
 use crate::sandbox::devices::DevicesEnd;
 use crate::sandbox::start::Sandbox;
@@ -69,6 +69,12 @@ pub(crate) fn explain(sandbox: &mut Sandbox) -> Death {
         show_console(&console);
     }
     death
+}
+
+/// What is behind an error: whatever breaks a connection to the guest says less than the end of a part of the sandbox
+/// that broke it, and may be noticed before it.
+pub(crate) fn behind(sandbox: &mut Sandbox, error: MonitorError) -> MonitorError {
+    if error.may_follow_a_death() && sandbox.has_ended() { explain(sandbox).into() } else { error }
 }
 
 impl Death {

@@ -14,7 +14,7 @@ use super::plan::{Announcement, Creator, MonitorPlan};
 use super::relay;
 use super::signals::Signals;
 use super::workload::{Awaited, ProcessEnd, Workload};
-use super::{MonitorError, host};
+use super::{MonitorError, death, host};
 use crate::bundle::load::Bundle;
 use crate::config;
 use crate::container::process::ProcessId;
@@ -96,7 +96,7 @@ impl Container<'_> {
     /// To the end of the workload, or of what it runs in.
     fn live(mut self, creator: Creator) -> u8 {
         let mut creator = Some(creator);
-        let end = self.run(&mut creator);
+        let end = self.run(&mut creator).map_err(|error| death::behind(&mut self.sandbox, error));
         // Kills and reaps what is left: who waits for this process may rely on all of it being gone.
         drop(self);
         match (end, creator) {

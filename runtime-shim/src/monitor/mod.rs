@@ -96,6 +96,11 @@ impl MonitorError {
             _ => exit_code::OWN_ERROR,
         }
     }
+
+    /// Whether it is what the end of the machine or of the device process can look like from here.
+    fn may_follow_a_death(&self) -> bool {
+        matches!(self, Self::ForeignAgent(_) | Self::Connect(_) | Self::Agent(_) | Self::Host { .. })
+    }
 }
 
 /// For `map_err`: a step of this process itself failed.

@@ -9,7 +9,7 @@ use protobuf::MessageField;
 use super::boot::Boot;
 use super::signals::Signals;
 use super::workload::{CONTAINER_ID, OnSignal, Workload, refused};
-use super::{MonitorError, host};
+use super::{MonitorError, death, host};
 use crate::bundle::to_agent;
 use crate::io::streams::Streams;
 use crate::io::terminal::{self, RawMode};
@@ -17,6 +17,15 @@ use crate::sandbox::start::Sandbox;
 
 /// Runs the workload of `spec` in a sandbox that boots; returns the exit status.
 pub(crate) fn run(
+    sandbox: &mut Sandbox,
+    signals: &Signals,
+    spec: &Spec,
+    boot_timeout: Duration,
+) -> Result<u8, MonitorError> {
+    follow(sandbox, signals, spec, boot_timeout).map_err(|error| death::behind(sandbox, error))
+}
+
+fn follow(
     sandbox: &mut Sandbox,
     signals: &Signals,
     spec: &Spec,

@@ -113,18 +113,13 @@ impl Workload<'_> {
     ) -> Result<Option<C::Answer>, MonitorError> {
         loop {
             if let Some(answer) = self.agent.answer(pending) {
-                // A connection that broke is the effect of something: say the cause, if there is one.
-                return answer.map(Some).map_err(|error| self.cause(error.into()));
+                return Ok(Some(answer?));
             }
             let mut fds = vec![(self.agent.as_fd(), self.agent.interest())];
             fds.extend(other.map(|fd| (fd, PollFlags::IN)));
             let event = wait(self.sandbox.as_deref_mut(), self.signals, &fds, deadline);
             match event.map_err(host("wait for the agent"))? {
-                Event::Ready(0) => {
-                    if let Err(error) = self.agent.progress() {
-                        return Err(self.cause(error.into()));
-                    }
-                }
+                Event::Ready(0) => self.agent.progress()?,
                 Event::Signal(signal) if on_signal == OnSignal::Forward => self.forward(signal),
                 Event::Signal(signal) if signals::aborts(signal) => {
                     return Err(MonitorError::Interrupted(signal));
@@ -141,12 +136,6 @@ impl Workload<'_> {
             Some(sandbox) => death::explain(sandbox).into(),
             None => AgentError::Closed.into(),
         }
-    }
-
-    /// The death behind a broken connection.
-    fn cause(&mut self, error: MonitorError) -> MonitorError {
-        let ended = self.sandbox.as_deref().is_some_and(Sandbox::has_ended);
-        if ended { self.death() } else { error }
     }
 
     /// Passes a signal on without waiting. SIGWINCH is for the terminal, if there is one.
