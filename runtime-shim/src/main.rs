@@ -7,13 +7,15 @@
 //!
 //! Below the faces: [`config`] and [`bundle`] say what is asked, [`sandbox`] starts it, [`monitor`] watches it, and
 //! [`io`] carries its streams. What outlives a command is [`container`]'s, and [`control`] is how the next one reaches
-//! it. [`check`] looks at the host; [`host_cgroup`], [`host_namespace`] and [`hooks`] change it.
+//! it. [`container_view`] is what the host sees of its files. [`check`] looks at the host; [`host_cgroup`],
+//! [`host_namespace`] and [`hooks`] change it.
 
 mod bundle;
 mod check;
 mod cli;
 mod config;
 mod container;
+mod container_view;
 mod control;
 mod exit_code;
 mod failure;

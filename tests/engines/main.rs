@@ -5,6 +5,7 @@
 
 mod devices;
 mod engine;
+mod host_view;
 mod isolation;
 mod lifecycle;
 mod limits;

@@ -52,6 +52,7 @@ fn process(pid: i32, boot: u64) -> Option<api::ProcessInfo> {
     let kib = |name| field(name).and_then(|value| value.trim().strip_suffix(" kB")?.parse::<u64>().ok());
     info.virtual_bytes = kib("VmSize").unwrap_or(0) << 10;
     info.resident_bytes = kib("VmRSS").unwrap_or(0) << 10;
+    info.rights = rights(&status);
     info.args = arguments(&fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default());
     Some(info)
 }
@@ -90,6 +91,14 @@ fn terminal(number: i32) -> String {
         (229, _) => format!("hvc{minor}"),
         _ => format!("{major}:{minor}"),
     }
+}
+
+/// Of /proc/<pid>/status, what ps(1) can be asked for and has no field of its own.
+fn rights(status: &str) -> Vec<String> {
+    const NAMES: [&str; 8] =
+        ["Groups:", "CapInh:", "CapPrm:", "CapEff:", "CapBnd:", "CapAmb:", "NoNewPrivs:", "Seccomp:"];
+    let wanted = |line: &&str| NAMES.iter().any(|name| line.starts_with(name));
+    status.lines().filter(wanted).map(str::to_owned).collect()
 }
 
 fn arguments(bytes: &[u8]) -> Vec<String> {
@@ -173,6 +182,7 @@ mod tests {
             !info.args.is_empty() && info.resident_bytes > 0 && info.start_seconds > 1_000_000_000,
             "{info}"
         );
+        assert!(info.rights.iter().any(|line| line.starts_with("CapEff:\t")), "{:?}", info.rights);
         assert!(network(pid).iter().any(|interface| interface.name == "lo"));
     }
 }

@@ -86,7 +86,7 @@ pub(crate) fn to_agent(index: usize, mount: &Mount) -> MessageField<proto::UnixS
     })
 }
 
-fn is_socket(mount: &Mount) -> bool {
+pub(crate) fn is_socket(mount: &Mount) -> bool {
     mount.typ().as_deref() == Some(KIND)
 }
 

@@ -16,11 +16,13 @@ use super::signals::Signals;
 use super::workload::{Awaited, ProcessEnd, Workload};
 use super::{MonitorError, death, host};
 use crate::bundle::load::Bundle;
+use crate::bundle::sources;
 use crate::config;
 use crate::container::process::ProcessId;
 use crate::container::record::Status;
 use crate::container::state::State;
 use crate::container::store::Folder;
+use crate::container_view::ContainerView;
 use crate::control::message::{Answer, cut};
 use crate::control::server::{self, Starts};
 use crate::exit_code;
@@ -61,6 +63,7 @@ struct Container<'plan> {
     plan: &'plan MonitorPlan,
     folder: Folder,
     sandbox: Sandbox,
+    view: Option<ContainerView>,
     signals: Signals,
     boot_timeout: std::time::Duration,
 }
@@ -83,13 +86,14 @@ fn create<'plan>(plan: &'plan MonitorPlan, creator: &Creator) -> Result<Containe
     let config = config::load(plan.config.as_deref())?;
     let bundle = Bundle { directory: plan.bundle.clone(), spec: plan.spec.clone() };
     let prepared = prepare(&config, &bundle)?;
+    let view = ContainerView::open(&bundle.spec, &sources::find(&bundle.spec, &bundle.directory)?)?;
     let signals = Signals::block()?;
     let (sandbox, boot_timeout) = prepared.start()?;
     let children = [sandbox.vm.pid(), sandbox.devices.pid()].map(ProcessId::of);
     let children = children.into_iter().collect::<io::Result<Vec<_>>>()?;
     folder.update(|record| record.children = children)?;
     creator.announce(&Announcement::Prepared)?;
-    Ok(Container { plan, folder, sandbox, signals, boot_timeout })
+    Ok(Container { plan, folder, sandbox, view: Some(view), signals, boot_timeout })
 }
 
 impl Container<'_> {
@@ -123,6 +127,11 @@ impl Container<'_> {
         let (input, outputs) = streams.start().map_err(host("start copying streams"))?;
         let raw_mode = if relay::wants_terminal(&self.plan.spec) { Some(RawMode::enter()?) } else { None };
         let starts = server::serve(&self.folder, directory).map_err(host("serve the control socket"))?;
+        // What goes by the host's paths has been done, or has a thread.
+        if let Some(view) = self.view.take() {
+            let folder = Folder::open(self.plan.folder.clone()).map_err(io::Error::other);
+            view.enter(folder.map_err(host("open the container's folder"))?)?;
+        }
         set_status(&self.folder, Status::Created)?;
         if let Some(creator) = creator.take() {
             let announced = creator.announce(&Announcement::Created);

@@ -20,6 +20,7 @@ pub(crate) mod workload;
 use agent_protocol::agent::failure;
 
 use crate::bundle::validate::SpecError;
+use crate::container_view::ViewError;
 use crate::exit_code;
 use crate::io::terminal::TerminalError;
 use crate::sandbox::agent_client::AgentError;
@@ -73,6 +74,9 @@ pub(crate) enum MonitorError {
         /// Why, in the agent's words.
         message: String,
     },
+    /// What the host sees of the container's files.
+    #[error(transparent)]
+    View(#[from] ViewError),
     /// The user's terminal.
     #[error(transparent)]
     Terminal(#[from] TerminalError),

@@ -69,7 +69,7 @@ fn make_one(rootfs: &Path, destination: &Path, kind: Kind) -> Result<(), Errno> 
 }
 
 /// Opens a path of the root file system, wherever its links lead inside.
-fn find(root: &OwnedFd, path: &Path) -> Result<OwnedFd, Errno> {
+pub(crate) fn find(root: &OwnedFd, path: &Path) -> Result<OwnedFd, Errno> {
     let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
     let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
     openat2(root, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), resolve)

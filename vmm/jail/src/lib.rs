@@ -18,4 +18,5 @@ mod plan;
 pub mod process;
 pub mod root;
 
+pub use mount_attributes::MountAttributes;
 pub use plan::{Bind, PlanError, RootPlan};

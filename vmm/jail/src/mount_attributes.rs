@@ -1,29 +1,34 @@
 #![allow(unsafe_code, reason = "mount_setattr(2) has no wrapper in rustix or nix")]
-//! `mount_setattr(2)`, Linux 5.12.
+//! `mount_setattr(2)`, Linux 5.12. Propagation ends with it, too: what gets attributes here is private.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 
 /// Attributes that a mount gets in addition to those it has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct MountAttributes(u64);
+pub struct MountAttributes(u64);
 
 impl MountAttributes {
     /// No device node on it can be opened, no set-user-id bit on it counts, no file of it can be executed:
     /// all three by processes of the host that reach it through this mount. The bits and nodes themselves can
     /// be stored and removed as on any file system.
-    pub(crate) const INERT: Self =
-        Self(libc::MOUNT_ATTR_NODEV | libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NOEXEC);
+    pub const INERT: Self = Self(libc::MOUNT_ATTR_NODEV | libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NOEXEC);
     /// `INERT`, and writes are refused.
-    pub(crate) const INERT_READ_ONLY: Self = Self(Self::INERT.0 | libc::MOUNT_ATTR_RDONLY);
+    pub const INERT_READ_ONLY: Self = Self(Self::INERT.0 | libc::MOUNT_ATTR_RDONLY);
 
     /// Sets them on `mount` and all mounts below it, or on none: the kernel does it all or nothing.
-    pub(crate) fn apply_recursively(self, mount: impl AsFd) -> io::Result<()> {
+    ///
+    /// # Errors
+    /// Those of mount_setattr(2).
+    pub fn apply_recursively(self, mount: impl AsFd) -> io::Result<()> {
         self.apply(mount, libc::AT_EMPTY_PATH | libc::AT_RECURSIVE)
     }
 
     /// Sets them on `mount` alone.
-    pub(crate) fn apply_here(self, mount: impl AsFd) -> io::Result<()> {
+    ///
+    /// # Errors
+    /// Those of mount_setattr(2).
+    pub fn apply_here(self, mount: impl AsFd) -> io::Result<()> {
         self.apply(mount, libc::AT_EMPTY_PATH)
     }
 

@@ -100,12 +100,19 @@ pub fn enter(plan: &RootPlan) -> Result<(), RootError> {
 }
 
 /// A source's mounts as a detached, restricted copy, and whether it is a directory.
-struct SourceTree {
-    mount: OwnedFd,
-    is_directory: bool,
+#[derive(Debug)]
+pub struct SourceTree {
+    /// The copy, gone with this descriptor unless it is attached somewhere.
+    pub mount: OwnedFd,
+    /// Not a file.
+    pub is_directory: bool,
 }
 
-fn clone_source(bind: &Bind) -> Result<SourceTree, RootError> {
+/// Opens a bind's source, with symbolic links refused, and copies its mounts. The destination is not looked at.
+///
+/// # Errors
+/// [`RootError`]; nothing on the host has changed.
+pub fn clone_source(bind: &Bind) -> Result<SourceTree, RootError> {
     let path = bind.source.clone();
     let flags = OFlags::PATH | OFlags::CLOEXEC | OFlags::NOFOLLOW;
     let opened = match openat2(CWD, &bind.source, flags, Mode::empty(), ResolveFlags::NO_SYMLINKS) {
@@ -185,7 +192,12 @@ fn attach(root: &OwnedFd, bind: &Bind, tree: &SourceTree) -> Result<(), RootErro
         .map_err(|error| RootError::Attach { path: destination.clone(), source: error.into() })
 }
 
-fn change_root(root: &OwnedFd) -> rustix::io::Result<()> {
+/// Makes the mount `root`, which lies upon the present root, the root of the calling thread's mount namespace and of the
+/// thread itself, and takes the old one off.
+///
+/// # Errors
+/// Those of pivot_root(2) and umount2(2); the thread is then between the two roots and must end.
+pub fn change_root(root: &OwnedFd) -> rustix::io::Result<()> {
     fchdir(root)?;
     match pivot_root(".", ".") {
         // Both names meant one place: the old root now lies upon the new one, from where it is taken off.
