@@ -12,6 +12,8 @@ use crate::engine::{Container, Engine};
 crate::engine::each_engine! {
     copies_go_both_ways_whether_it_runs_or_not,
     the_containers_process_leads_to_the_containers_files,
+    top_shows_what_runs_in_the_container,
+    a_lack_of_memory_is_told,
 }
 
 const UNTIL_KILLED: &str = "echo inside >/etc/inside; echo started; while :; do sleep 0.1; done";
@@ -83,5 +85,42 @@ fn the_containers_process_leads_to_the_containers_files(engine: &Engine) -> Resu
         let refused = fs::write(root.join(place).join("x"), "").err().map(|error| error.kind());
         assert_eq!(refused, Some(std::io::ErrorKind::ReadOnlyFilesystem), "{}: {place}", engine.name);
     }
+    Ok(())
+}
+
+fn top_shows_what_runs_in_the_container(engine: &Engine) -> Result<()> {
+    let _order = together();
+    let container = engine.start(&["--user", "1000"], "sleep 4242 & echo started; wait")?;
+    container.wrote("started")?;
+    let top = container.call(&["top"])?.expect(0)?.stdout;
+    assert!(top.contains("sleep 4242 & echo started"), "{}: {top}", engine.name);
+    if engine.name == "docker" {
+        // It shows the host process of each process that it has started itself.
+        assert_eq!(top.lines().count(), 2, "{top}");
+        return Ok(());
+    }
+    let rows: Vec<&str> = top.lines().skip(1).map(str::trim_end).collect();
+    assert_eq!(rows.len(), 2, "{top}");
+    // By the name that the container's /etc/passwd has for the user.
+    assert!(rows.iter().all(|row| row.starts_with("alice ")), "{top}");
+    assert!(rows.iter().any(|row| row.ends_with(" sleep 4242")), "{top}");
+    // Of its own columns, and as ps(1) of the image.
+    let columns = ["top", &container.id, "pid", "ppid", "comm", "capeff", "seccomp"];
+    let top = engine.call(columns)?.expect(0)?.stdout;
+    let row = top.lines().nth(1).unwrap_or_default().split_whitespace().collect::<Vec<_>>();
+    assert_eq!(row, ["1", "0", "sh", "none", "filter"], "{top}");
+    let top = engine.call(["top", &container.id, "-o", "pid,args"])?.expect(0)?.stdout;
+    assert!(top.contains("sleep 4242") && !top.contains("runv"), "{top}");
+    Ok(())
+}
+
+fn a_lack_of_memory_is_told(engine: &Engine) -> Result<()> {
+    let _order = together();
+    // tail keeps all that it reads.
+    let container = engine.start(&["--memory", "32m"], "exec tail /dev/zero")?;
+    assert_eq!(container.wait()?, 137, "{}", engine.name);
+    // Nobody can tell docker of what is not in the host's cgroup.
+    let told = if engine.name == "docker" { "false" } else { "true" };
+    assert_eq!(container.inspect(".State.OOMKilled")?, told, "{}", engine.name);
     Ok(())
 }

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::os::fd::AsFd;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use rustix::fs::{FileType, Gid, Uid, fchown};
 
@@ -104,6 +104,7 @@ fn supervised(
         confinement: spec.confinement,
         cgroup,
         limits,
+        final_oom_kills: OnceLock::new(),
         _sockets: sockets,
         status: Status::Created.into(),
         control: Some(control).into(),

@@ -18,6 +18,7 @@ pub(super) async fn supervise(container: Arc<Container>, relays: Relays) {
     let Some(exit) = container.init.exited().await else { return };
     container.set_status(Status::Stopped);
     kmsg::debug(|| format!("container {:?}: {exit:?}", container.id));
+    container.final_oom_kills();
     if let Err(error) = clear(&container.cgroup).await {
         kmsg::error(&Failure::from_error(FailureKind::System, &error));
     }
@@ -33,6 +34,12 @@ pub(super) async fn clear(cgroup: &Cgroup) -> Result<(), CgroupError> {
 }
 
 impl Container {
+    /// How many of its processes the kernel has killed for want of memory, when the init has ended. Whoever asks first
+    /// reads it, and before the cgroup is gone, that is [`supervise`] at the latest.
+    pub(super) fn final_oom_kills(&self) -> u64 {
+        *self.final_oom_kills.get_or_init(|| self.cgroup.oom_kills().unwrap_or(0))
+    }
+
     /// Waits until the init has ended and its output has been handed on. `None` only if the agent is ending.
     pub async fn wait(&self) -> Option<Exit> {
         self.init.wait().await

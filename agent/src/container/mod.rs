@@ -15,7 +15,7 @@ pub mod status;
 
 use std::collections::HashMap;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use rustix::process::Pid;
 
@@ -69,6 +69,8 @@ pub struct Container {
     confinement: Arc<Confinement>,
     cgroup: Cgroup,
     limits: Limits,
+    /// Of its cgroup, once the init has ended.
+    final_oom_kills: OnceLock<u64>,
     /// Of the host's sockets.
     _sockets: Relays,
     status: Mutex<Status>,

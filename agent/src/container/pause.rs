@@ -68,13 +68,13 @@ impl Container {
         Ok(stats)
     }
 
-    /// Waits until the kernel has killed more than `seen` of its processes for want of memory, and returns how
-    /// many it has; `None` when the container has ended.
+    /// Waits until the kernel has killed more than `seen` of its processes for want of memory, or the container has
+    /// ended; returns how many it has killed, and whether it was the end.
     ///
     /// # Errors
     ///
     /// [`PauseError`].
-    pub async fn wait_oom(&self, seen: u64) -> Result<Option<u64>, PauseError> {
+    pub async fn wait_oom(&self, seen: u64) -> Result<(u64, bool), PauseError> {
         let more = async {
             self.cgroup.more_oom_kills(seen).await?;
             self.cgroup.oom_kills()
@@ -83,10 +83,10 @@ impl Container {
             biased;
             kills = more => match kills {
                 // Its cgroup goes with it.
-                Err(_) if !self.status().can_signal() => Ok(None),
-                kills => Ok(Some(kills?)),
+                Err(_) if !self.status().can_signal() => Ok((self.final_oom_kills(), true)),
+                kills => Ok((kills?, false)),
             },
-            _ = self.exited() => Ok(None),
+            _ = self.exited() => Ok((self.final_oom_kills(), true)),
         }
     }
 

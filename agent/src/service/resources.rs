@@ -71,12 +71,8 @@ pub(super) async fn wait_oom(
     request: &api::WaitOomRequest,
 ) -> Result<api::WaitOomResponse> {
     let container = find(containers, &request.container_id)?;
-    let kills = container.wait_oom(request.seen).await.map_err(|error| refuse(&error))?;
-    Ok(api::WaitOomResponse {
-        oom_kills: kills.unwrap_or(request.seen),
-        ended: kills.is_none(),
-        ..Default::default()
-    })
+    let (oom_kills, ended) = container.wait_oom(request.seen).await.map_err(|error| refuse(&error))?;
+    Ok(api::WaitOomResponse { oom_kills, ended, ..Default::default() })
 }
 
 fn find(containers: &Containers, id: &str) -> Result<Arc<Container>> {

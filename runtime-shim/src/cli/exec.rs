@@ -130,7 +130,8 @@ fn exec(arguments: &Arguments, global: &Global) -> Result<u8, Failure> {
 }
 
 fn detached(plan: &ExecPlan, streams: Streams, pid_file: Option<&Path>) -> Result<u8, Failure> {
-    let launched = launch("proxy", plan, streams, Parent::Subreaper).context("cannot start the proxy")?;
+    let launched = launch("proxy", Some(&plan.process), plan, streams, Parent::Subreaper);
+    let launched = launched.context("cannot start the proxy")?;
     match receive::<Announcement>(&launched.socket).context("cannot hear of the proxy")? {
         Some((Announcement::Running { pid }, _)) => {
             if let Some(path) = pid_file {

@@ -1,5 +1,7 @@
 //! How this program calls itself.
 
+use std::ffi::OsString;
+
 use clap::Args;
 
 use crate::failure::Failure;
@@ -13,6 +15,9 @@ pub(super) struct Arguments {
     plan_fd: i32,
     #[arg(long)]
     socket_fd: i32,
+    /// What runs in the guest; for whoever looks at the process
+    #[arg(last = true)]
+    _shown: Vec<OsString>,
 }
 
 pub(super) fn monitor(arguments: &Arguments) -> Result<u8, Failure> {

@@ -101,7 +101,8 @@ fn launch_monitor(
         log_format: order.log_format,
         cgroups,
     };
-    let launched = launch("monitor", &plan, streams, order.parent).context("cannot start the monitor")?;
+    let launched = launch("monitor", plan.spec.process().as_ref(), &plan, streams, order.parent);
+    let launched = launched.context("cannot start the monitor")?;
     await_creation(&launched, folder)?;
     if let Some(path) = order.pid_file {
         write_pid_file(path, folder.read()?.monitor.pid).context("cannot write the pid file")?;

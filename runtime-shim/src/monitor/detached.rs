@@ -8,12 +8,15 @@ use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
 
+use agent_protocol::agent as proto;
+use rustix::fs::{Mode, OFlags, openat};
+
 use super::boot::Boot;
 use super::ending;
 use super::plan::{Announcement, Creator, MonitorPlan};
 use super::relay;
 use super::signals::Signals;
-use super::workload::{Awaited, ProcessEnd, Workload};
+use super::workload::{Awaited, CONTAINER_ID, OnSignal, ProcessEnd, Workload};
 use super::{MonitorError, death, host};
 use crate::bundle::load::Bundle;
 use crate::bundle::sources;
@@ -35,6 +38,9 @@ use crate::report::{self, EngineLog, Stderr};
 use crate::sandbox::inherited_fds::withhold_inherited_fds;
 use crate::sandbox::prepare::prepare;
 use crate::sandbox::start::Sandbox;
+
+/// The file in the bundle that says that processes of the container were killed for want of memory.
+const OOM: &str = "oom";
 
 /// Reads the plan and follows it; returns the status with which to exit.
 pub(crate) fn main(plan: OwnedFd, socket: OwnedFd) -> u8 {
@@ -62,6 +68,8 @@ fn announce_failure(creator: &Creator, failure: &Failure) -> u8 {
 struct Container<'plan> {
     plan: &'plan MonitorPlan,
     folder: Folder,
+    /// Its bundle's folder.
+    bundle: OwnedFd,
     sandbox: Sandbox,
     view: Option<ContainerView>,
     signals: Signals,
@@ -92,8 +100,10 @@ fn create<'plan>(plan: &'plan MonitorPlan, creator: &Creator) -> Result<Containe
     let children = [sandbox.vm.pid(), sandbox.devices.pid()].map(ProcessId::of);
     let children = children.into_iter().collect::<io::Result<Vec<_>>>()?;
     folder.update(|record| record.children = children)?;
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let bundle = rustix::fs::open(&plan.bundle, flags, Mode::empty())?;
     creator.announce(&Announcement::Prepared)?;
-    Ok(Container { plan, folder, sandbox, view: Some(view), signals, boot_timeout })
+    Ok(Container { plan, folder, bundle, sandbox, view: Some(view), signals, boot_timeout })
 }
 
 impl Container<'_> {
@@ -138,6 +148,7 @@ impl Container<'_> {
             announced.map_err(host("tell of the container"))?;
         }
         let end = follow(&mut workload, starts, input, &self.folder)?;
+        tell_of_oom_kills(&mut workload, &self.bundle);
         workload.drain(&outputs)?;
         drop(raw_mode);
         workload.shut_down();
@@ -171,6 +182,23 @@ fn follow(
             Err(error) => request.answer(&failed(&report::chain(error), error.exit_code())),
         }
         started?;
+    }
+}
+
+/// Engines cannot ask, but podman takes a file `oom` in the bundle for word of it.
+fn tell_of_oom_kills(workload: &mut Workload<'_>, bundle: &OwnedFd) {
+    let request = proto::WaitOomRequest { container_id: CONTAINER_ID.into(), ..Default::default() };
+    // Answered at once: the container has ended.
+    let written = workload.call(&request, OnSignal::Forward).and_then(|answer| {
+        if answer.oom_kills == 0 {
+            return Ok(());
+        }
+        let flags = OFlags::CREATE | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let file = openat(bundle, OOM, flags, Mode::from_raw_mode(0o600));
+        file.map(drop).map_err(host("write to the bundle"))
+    });
+    if let Err(error) = written {
+        report::warning(&format!("cannot tell of a lack of memory: {}", report::chain(&error)));
     }
 }
 

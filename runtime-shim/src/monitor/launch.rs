@@ -11,6 +11,7 @@ use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 
 use child::{Inherited, sealed_file};
+use oci_spec::runtime::Process;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use rustix::process::{Signal, getpid, getppid, ioctl_tiocsctty, set_parent_process_death_signal, setsid};
 use serde::Serialize;
@@ -42,9 +43,14 @@ pub(crate) struct Launched {
     pub(crate) child: Option<Child>,
 }
 
-/// Starts `runv <command>` with a plan to read and a socket to answer on.
+/// How much of a process of the guest is shown.
+const SHOWN: usize = 4096;
+
+/// Starts `runv <command>` with a plan to read and a socket to answer on. The process of the guest is there for ps(1)
+/// to show: engines list the processes of a container by their host processes.
 pub(crate) fn launch(
     command: &str,
+    process: Option<&Process>,
     plan: &impl Serialize,
     streams: Streams,
     parent: Parent,
@@ -56,6 +62,7 @@ pub(crate) fn launch(
     let mut program = Command::new("/proc/self/exe");
     program.arg0("runv").arg(command);
     program.arg("--plan-fd").arg(plan_fd.to_string()).arg("--socket-fd").arg(socket_fd.to_string());
+    program.arg("--").args(shown(process));
     let has_terminal = matches!(streams, Streams::Terminal(_));
     if let Streams::Terminal(terminal) = streams {
         program.stdin(terminal.try_clone()?).stdout(terminal.try_clone()?).stderr(terminal);
@@ -87,6 +94,16 @@ pub(crate) fn launch(
     }
     child.wait()?;
     Ok(Launched { socket, child: None })
+}
+
+/// Its arguments, as far as they are short enough.
+fn shown(process: Option<&Process>) -> impl Iterator<Item = &str> {
+    let arguments =
+        process.into_iter().flat_map(|process| process.args().iter().flatten().map(String::as_str));
+    arguments.scan(SHOWN, |left, argument| {
+        *left = left.checked_sub(argument.len() + 1)?;
+        Some(argument)
+    })
 }
 
 /// The caller goes on as its own child, and ends as itself.
