@@ -167,21 +167,7 @@ impl Files {
     }
 
     fn block_io(&mut self, block_io: &LinuxBlockIo) -> Result<(), LimitError> {
-        let throttled = [
-            ("blockIO.throttleReadBpsDevice", block_io.throttle_read_bps_device()),
-            ("blockIO.throttleWriteBpsDevice", block_io.throttle_write_bps_device()),
-            ("blockIO.throttleReadIOPSDevice", block_io.throttle_read_iops_device()),
-            ("blockIO.throttleWriteIOPSDevice", block_io.throttle_write_iops_device()),
-        ];
-        let reason = "the guest has no block device of the host";
-        for (field, devices) in throttled {
-            if devices.as_ref().is_some_and(|devices| !devices.is_empty()) {
-                return Err(LimitError::Unsupported { field, reason });
-            }
-        }
-        if block_io.weight_device().as_ref().is_some_and(|devices| !devices.is_empty()) {
-            return Err(LimitError::Unsupported { field: "blockIO.weightDevice", reason });
-        }
+        // Those of devices are the host's (host_cgroup::limits).
         if block_io.leaf_weight().unwrap_or(0) != 0 {
             let reason = "only the CFQ scheduler of older kernels had it";
             return Err(LimitError::Unsupported { field: "blockIO.leafWeight", reason });
@@ -259,7 +245,7 @@ fn swap(limit: i64, swap: i64) -> Result<Option<String>, LimitError> {
 /// three; the older, linear one made 39 of 1024.
 #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "the result is from 1 to 10000")]
 #[allow(clippy::cast_precision_loss, reason = "the argument is at most 2^18")]
-fn weight_of_shares(shares: u64) -> u64 {
+pub(crate) fn weight_of_shares(shares: u64) -> u64 {
     match shares {
         ..=2 => 1,
         262_144.. => 10_000,

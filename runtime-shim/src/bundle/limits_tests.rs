@@ -84,10 +84,6 @@ fn what_cannot_be_had_is_named() {
         (json!({"blockIO": {"weight": 5}}), "linux.resources.blockIO.weight 5 is not valid"),
         (json!({"blockIO": {"leafWeight": 5}}), "linux.resources.blockIO.leafWeight is not supported"),
         (
-            json!({"blockIO": {"throttleReadIOPSDevice": [{"major": 8, "minor": 0, "rate": 1}]}}),
-            "linux.resources.blockIO.throttleReadIOPSDevice is not supported",
-        ),
-        (
             json!({"hugepageLimits": [{"pageSize": "../x", "limit": 0}]}),
             "linux.resources.hugepageLimits[0].pageSize ../x is not valid",
         ),

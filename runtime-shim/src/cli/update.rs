@@ -18,6 +18,7 @@ use crate::container::id::ContainerId;
 use crate::container::record::Status;
 use crate::control::agent::Agent;
 use crate::failure::Failure;
+use crate::host_cgroup;
 use crate::monitor::workload::CONTAINER_ID;
 
 /// Longest document of resources.
@@ -101,6 +102,7 @@ pub(super) fn main(arguments: &Arguments, global: &Global) -> Result<u8, Failure
         ..Default::default()
     };
     refused(Agent::connect(&folder)?.call(&request)?.failure)?;
+    host_cgroup::limits::limit_running(&record.cgroups, &resources)?;
     Ok(0)
 }
 

@@ -9,6 +9,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 
 use agent_protocol::agent as proto;
+use oci_spec::runtime::{LinuxResources, Spec};
 use rustix::fs::{Mode, OFlags, openat};
 
 use super::boot::Boot;
@@ -95,6 +96,7 @@ fn create<'plan>(plan: &'plan MonitorPlan, creator: &Creator) -> Result<Containe
     let bundle = Bundle { directory: plan.bundle.clone(), spec: plan.spec.clone() };
     let prepared = prepare(&config, &bundle)?;
     let view = ContainerView::open(&bundle.spec, &sources::find(&bundle.spec, &bundle.directory)?)?;
+    host_cgroup::limits::limit_new(&plan.cgroups, resources(&plan.spec), prepared.memory_mib())?;
     let signals = Signals::block()?;
     let (sandbox, boot_timeout) = prepared.start()?;
     let children = [sandbox.vm.pid(), sandbox.devices.pid()].map(ProcessId::of);
@@ -104,6 +106,10 @@ fn create<'plan>(plan: &'plan MonitorPlan, creator: &Creator) -> Result<Containe
     let bundle = rustix::fs::open(&plan.bundle, flags, Mode::empty())?;
     creator.announce(&Announcement::Prepared)?;
     Ok(Container { plan, folder, bundle, sandbox, view: Some(view), signals, boot_timeout })
+}
+
+fn resources(spec: &Spec) -> Option<&LinuxResources> {
+    spec.linux().as_ref().and_then(|linux| linux.resources().as_ref())
 }
 
 impl Container<'_> {
@@ -137,6 +143,8 @@ impl Container<'_> {
         let (input, outputs) = streams.start().map_err(host("start copying streams"))?;
         let raw_mode = if relay::wants_terminal(&self.plan.spec) { Some(RawMode::enter()?) } else { None };
         let starts = server::serve(&self.folder, directory).map_err(host("serve the control socket"))?;
+        let limited = host_cgroup::limits::limit_time(&self.plan.cgroups, resources(&self.plan.spec));
+        limited.map_err(io::Error::other).map_err(host("limit the machine's time"))?;
         // What goes by the host's paths has been done, or has a thread.
         if let Some(view) = self.view.take() {
             let folder = Folder::open(self.plan.folder.clone()).map_err(io::Error::other);

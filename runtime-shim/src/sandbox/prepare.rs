@@ -69,6 +69,11 @@ pub(crate) fn prepare<'a>(config: &'a Config, bundle: &Bundle) -> Result<Prepare
 }
 
 impl Prepared<'_> {
+    /// The machine's memory.
+    pub(crate) fn memory_mib(&self) -> u32 {
+        self.plan.size.memory_mib
+    }
+
     /// Starts its processes, children of the calling thread; also tells how long the guest may take to boot.
     pub(crate) fn start(self) -> Result<(Sandbox, Duration), StartError> {
         let timeout = self.plan.config.boot_timeout(self.chosen.emulated);

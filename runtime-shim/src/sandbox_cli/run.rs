@@ -9,6 +9,7 @@ use vmm::hypervisor::select::Choice;
 use crate::bundle::load;
 use crate::config::{self, Config, Cpus, Fixed, MemorySize};
 use crate::failure::Failure;
+use crate::host_cgroup;
 use crate::host_namespace::join_network;
 use crate::io::terminal;
 use crate::monitor::relay;
@@ -87,6 +88,10 @@ pub(super) fn main(arguments: &Arguments) -> Result<u8, Failure> {
     }
     if bundle.wants_terminal() {
         terminal::check()?;
+    }
+    let linux = bundle.spec.linux().as_ref();
+    if let Some(block_io) = linux.and_then(|linux| linux.resources().as_ref()?.block_io().as_ref()) {
+        host_cgroup::limits::need_cgroup(block_io)?;
     }
     join_network(&bundle.spec)?;
     let prepared = prepare(&config, &bundle)?;

@@ -3,6 +3,8 @@
 //! Version 1 hierarchies are used as they are mounted, a folder in each; version 2 has one folder. What is made
 //! here is removed by [`remove`], children first, once no process is left.
 
+pub(crate) mod limits;
+
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -131,11 +133,22 @@ fn make(folder: &Path) -> Result<(), CgroupError> {
             }
             _ => {}
         }
+        enable_controllers(parent);
         for name in ["cpuset.cpus", "cpuset.mems"] {
             inherit(parent, folder, name)?;
         }
     }
     Ok(())
+}
+
+/// A version 2 cgroup hands its controllers on as it is told to. One that has processes of its own cannot, and what is
+/// missing then shows when a limit needs it.
+fn enable_controllers(parent: &Path) {
+    let Ok(controllers) = fs::read_to_string(parent.join("cgroup.controllers")) else { return };
+    for controller in controllers.split_whitespace() {
+        // One at a time, as one that is refused takes the others along.
+        let _ = fs::write(parent.join("cgroup.subtree_control"), format!("+{controller}"));
+    }
 }
 
 fn inherit(parent: &Path, folder: &Path, name: &str) -> Result<(), CgroupError> {
