@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, FileType, Mode, OFlags, fstat, openat};
 use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, OpenTreeFlags, fsconfig_create, fsconfig_set_flag,
-    fsconfig_set_string, fsmount, fsopen, open_tree,
+    FsMountFlags, FsOpenFlags, FsPickFlags, MountAttrFlags, OpenTreeFlags, fsconfig_create,
+    fsconfig_reconfigure, fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, fspick, open_tree,
 };
 
 use crate::rootfs::copy_up::copy_directory;
@@ -41,6 +41,8 @@ pub enum Source {
     Cgroup,
     /// A socket of the host.
     Socket(HostSocket),
+    /// What is mounted there already, to be changed.
+    Remount,
     /// A new mount of a file system type.
     FileSystem {
         /// E.g. `tmpfs`.
@@ -146,6 +148,7 @@ impl Mount {
                     opened.map_err(|error| self.source_error(&path.to_string_lossy(), error.into()))?;
                 (self.clone_tree(&opened, false)?, self.place(ensure_file(root, &self.destination))?)
             }
+            Source::Remount => return self.remount(root).map(|()| None),
             Source::Cgroup => (self.cgroup(origins)?, self.place(ensure_directory(root, &self.destination))?),
             Source::FileSystem { kind, device } => {
                 let mount = self.file_system(kind, device, root)?;
@@ -208,6 +211,29 @@ impl Mount {
         Ok(tree)
     }
 
+    fn remount(&self, root: BorrowedFd<'_>) -> Result<(), MountError> {
+        let place = self.place(open_in(root, &self.destination, OFlags::PATH))?;
+        if !self.options.superblock.is_empty() || !self.options.data.is_empty() {
+            let failed = |detail: String, source: io::Error| MountError::Make {
+                kind: "remount".to_owned(),
+                destination: self.destination.clone(),
+                detail,
+                source,
+            };
+            let flags = FsPickFlags::FSPICK_CLOEXEC | FsPickFlags::FSPICK_EMPTY_PATH;
+            let context = fspick(&place, "", flags).map_err(|source| failed(String::new(), source.into()))?;
+            let change = || -> io::Result<()> {
+                set_parameters(&context, &self.options.superblock, &self.options.data)?;
+                Ok(fsconfig_reconfigure(context.as_fd())?)
+            };
+            change().map_err(|source| failed(complaints(&context), source))?;
+        }
+        self.apply(&place, &self.options.just_these(), false)?;
+        self.apply(&place, &self.options.recursive, true)?;
+        let destination = || self.destination.clone();
+        self.propagate(&place).map_err(|source| MountError::SetOptions { destination: destination(), source })
+    }
+
     fn cgroup(&self, origins: Origins<'_>) -> Result<OwnedFd, MountError> {
         if origins.cgroup_namespace {
             return self.new_mount("cgroup2", "cgroup", &[], &[]);
@@ -253,15 +279,7 @@ impl Mount {
             if !device.is_empty() {
                 fsconfig_set_string(context.as_fd(), "source", device)?;
             }
-            for flag in superblock {
-                fsconfig_set_flag(context.as_fd(), *flag)?;
-            }
-            for parameter in data {
-                match parameter.split_once('=') {
-                    Some((key, value)) => fsconfig_set_string(context.as_fd(), key, value)?,
-                    None => fsconfig_set_flag(context.as_fd(), parameter.as_str())?,
-                }
-            }
+            set_parameters(&context, superblock, data)?;
             fsconfig_create(context.as_fd())?;
             Ok(fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())?)
         };
@@ -317,6 +335,19 @@ impl Mount {
     fn source_error(&self, path: &str, source: io::Error) -> MountError {
         MountError::OpenSource { source_path: path.to_owned(), destination: self.destination.clone(), source }
     }
+}
+
+fn set_parameters(context: &OwnedFd, superblock: &[&str], data: &[String]) -> io::Result<()> {
+    for flag in superblock {
+        fsconfig_set_flag(context.as_fd(), *flag)?;
+    }
+    for parameter in data {
+        match parameter.split_once('=') {
+            Some((key, value)) => fsconfig_set_string(context.as_fd(), key, value)?,
+            None => fsconfig_set_flag(context.as_fd(), parameter.as_str())?,
+        }
+    }
+    Ok(())
 }
 
 /// What the file system has to say about its parameters, e.g. `: tmpfs: Bad value for 'size'`.

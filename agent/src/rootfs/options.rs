@@ -24,6 +24,8 @@ pub struct MountOptions {
     pub data: Vec<String>,
     /// `tmpcopyup` was given: a tmpfs begins with a copy of what is in its place.
     pub copy_up: bool,
+    /// `remount` was given: a mount that is there is changed.
+    pub remount: bool,
 }
 
 /// What a bind mount takes along.
@@ -56,6 +58,7 @@ enum Effect {
     Superblock(&'static str),
     Bind(Bind),
     CopyUp,
+    Remount,
     Unsupported,
 }
 
@@ -115,7 +118,8 @@ fn table(option: &str) -> Option<Effect> {
         // Those of mount(2) that Linux does not look at any more, or only for messages.
         "defaults" | "silent" | "loud" | "acl" | "noacl" | "iversion" | "noiversion" => Effect::Nothing,
         "tmpcopyup" => Effect::CopyUp,
-        "remount" | "copy-symlink" | "idmap" | "ridmap" => Effect::Unsupported,
+        "remount" => Effect::Remount,
+        "copy-symlink" | "idmap" | "ridmap" => Effect::Unsupported,
         _ => return None,
     })
 }
@@ -135,6 +139,7 @@ impl MountOptions {
             superblock: Vec::new(),
             data: Vec::new(),
             copy_up: false,
+            remount: false,
         };
         for option in options {
             parsed.add(option)?;
@@ -143,6 +148,20 @@ impl MountOptions {
             Some(unknown) if parsed.bind.is_some() => Err(OptionError::UnknownForBind(unknown.clone())),
             _ => Ok(parsed),
         }
+    }
+
+    /// The attributes of a mount that gets just those that are named, as mount(2) has it for `MS_REMOUNT`: others are
+    /// taken away, but for the access time, which stays if none is named.
+    pub fn just_these(&self) -> MountAttributes {
+        let all = libc::MOUNT_ATTR_RDONLY
+            | libc::MOUNT_ATTR_NOSUID
+            | libc::MOUNT_ATTR_NODEV
+            | libc::MOUNT_ATTR_NOEXEC
+            | libc::MOUNT_ATTR_NODIRATIME
+            | libc::MOUNT_ATTR_NOSYMFOLLOW;
+        let mut attributes = self.attributes;
+        attributes.attr_clr |= all & !attributes.attr_set;
+        attributes
     }
 
     /// Whether the mount is to be read-only.
@@ -169,6 +188,7 @@ impl MountOptions {
             Some(Effect::Bind(Bind::Recursive)) => self.bind = Some(Bind::Recursive),
             Some(Effect::Bind(Bind::Single)) => self.bind = self.bind.or(Some(Bind::Single)),
             Some(Effect::CopyUp) => self.copy_up = true,
+            Some(Effect::Remount) => self.remount = true,
             Some(Effect::Unsupported) => return Err(OptionError::Unsupported(option.to_owned())),
             None => self.data.push(option.to_owned()),
         }
@@ -212,6 +232,13 @@ mod tests {
     }
 
     #[test]
+    fn a_remount_takes_away_what_is_not_named() {
+        let attributes = parse(&["remount", "ro"], false).unwrap().just_these();
+        assert_eq!(attributes.attr_set, MOUNT_ATTR_RDONLY);
+        assert_eq!(attributes.attr_clr & (MOUNT_ATTR_NOSUID | MOUNT_ATTR__ATIME), MOUNT_ATTR_NOSUID);
+    }
+
+    #[test]
     fn recursive_options_act_apart_from_the_plain_ones() {
         let options = parse(&["rbind", "rro", "nosuid"], true).unwrap();
         assert_eq!(options.recursive.attr_set, MOUNT_ATTR_RDONLY);
@@ -251,6 +278,6 @@ mod tests {
 
     #[test]
     fn what_is_not_done_is_refused_rather_than_ignored() {
-        assert_eq!(parse(&["remount"], false), Err(OptionError::Unsupported("remount".into())));
+        assert_eq!(parse(&["idmap"], true), Err(OptionError::Unsupported("idmap".into())));
     }
 }

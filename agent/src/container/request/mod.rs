@@ -206,6 +206,8 @@ fn mount(mut mount: agent::Mount) -> Result<Mount, RequestError> {
         .map_err(|source| RequestError::Option { destination: mount.destination, source })?;
     let source = if let Some(socket) = socket {
         Source::Socket(socket)
+    } else if options.remount {
+        Source::Remount
     } else if options.bind.is_some() {
         Source::Share(share_path(mount.source)?)
     } else if mount.type_ == "cgroup" || mount.type_ == "cgroup2" {
