@@ -18,6 +18,7 @@ use rustix::fs::{MemfdFlags, memfd_create};
 use crate::container::record::{Record, Status};
 use crate::container::state::State;
 use crate::io::poll::poll_until;
+use crate::report;
 
 /// How much of a failed hook's output is told.
 const OUTPUT_MAX: u64 = 1024;
@@ -115,7 +116,8 @@ impl Moment {
     }
 }
 
-/// Runs the hooks of a moment, one after the other, up to the first that fails.
+/// Runs the hooks of a moment, one after the other, up to the first that fails. Those that come when all is over are
+/// all run, and failures only logged (`runtime.md`, "Lifecycle").
 pub(crate) fn run(moment: Moment, record: &Record) -> Result<(), HookError> {
     let hooks = moment.hooks(record);
     if hooks.is_empty() {
@@ -123,8 +125,13 @@ pub(crate) fn run(moment: Moment, record: &Record) -> Result<(), HookError> {
     }
     let state = State::with_status(record, moment.status()).for_hooks();
     let all = || {
-        let each = |(index, hook)| Run { kind: moment.name(), index, hook }.run(state.as_bytes());
-        hooks.iter().enumerate().try_for_each(each)
+        for (index, hook) in hooks.iter().enumerate() {
+            match (Run { kind: moment.name(), index, hook }).run(state.as_bytes()) {
+                Err(error) if moment == Moment::Poststop => report::warning(&report::chain(&error)),
+                other => other?,
+            }
+        }
+        Ok(())
     };
     if moment == Moment::CreateContainer { in_network_of(record, hooks, all) } else { all() }
 }

@@ -4,7 +4,7 @@
 //! does not apply must not be ignored in silence: they are refused by name. A field leaves this table when it is
 //! applied.
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// A field that the runtime does not apply is set.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -52,14 +52,13 @@ fn is_set(value: &Value) -> bool {
         Value::Number(number) => number.as_i64() != Some(0),
         Value::String(text) => !text.is_empty(),
         Value::Array(elements) => !elements.is_empty(),
-        Value::Object(members) => members.values().any(is_set),
+        // A member that is there and empty is one all the same, e.g. an interface without a new name.
+        Value::Object(members) => members.values().any(|member| is_set(member) || *member == json!({})),
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
 
     #[test]
@@ -68,6 +67,7 @@ mod tests {
             (json!({"linux": {"netDevices": {"eth0": {"name": "a"}}}}), "linux.netDevices"),
             (json!({"mounts": [{}, {"uidMappings": [{"containerID": 0}]}]}), "mounts[1].uidMappings"),
             (json!({"linux": {"resources": {"network": {"classID": 5}}}}), "linux.resources.network"),
+            (json!({"linux": {"netDevices": {"eth0": {}}}}), "linux.netDevices"),
             (json!({"linux": {"memoryPolicy": {"mode": "MPOL_BIND"}}}), "linux.memoryPolicy"),
         ] {
             assert_eq!(check(&document), Err(FieldError(place.into())));

@@ -8,9 +8,8 @@ use oci_spec::runtime::Spec;
 use serde_json::Value;
 
 use super::fields::{self, FieldError};
-use super::rights;
 use super::validate::{self, SpecError};
-use super::{device_binds, socket_binds};
+use super::{device_binds, mounts, rights, socket_binds};
 
 /// Name of the configuration in a bundle.
 pub(crate) const CONFIG_FILE: &str = "config.json";
@@ -143,12 +142,13 @@ fn parse(json: &[u8], file: &Path) -> Result<Spec, BundleError> {
     let path = || file.to_owned();
     let not_parsed = |source| BundleError::Parse { path: path(), source };
     let mut document: Value = serde_json::from_slice(json).map_err(not_parsed)?;
-    let spec: Spec = if rights::drop_unknown_capabilities(&mut document) {
+    let mut spec: Spec = if rights::adapt(&mut document) {
         serde_json::from_value(document.clone()).map_err(not_parsed)?
     } else {
         // From the text: its errors have a line.
         serde_json::from_slice(json).map_err(not_parsed)?
     };
+    mounts::make_absolute(&mut spec);
     validate::check(&spec).map_err(|source| BundleError::Invalid { path: path(), source })?;
     fields::check(&document).map_err(|source| BundleError::Unsupported { path: path(), source })?;
     Ok(spec)
@@ -157,3 +157,7 @@ fn parse(json: &[u8], file: &Path) -> Result<Spec, BundleError> {
 #[cfg(test)]
 #[path = "load_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "mutation_tests.rs"]
+pub(crate) mod mutations;

@@ -85,11 +85,8 @@ fn what_the_specification_forbids_is_told_by_field() {
         ("/process/env", json!(["=b"]), "process.env[0] `=b` is not of the form NAME=VALUE"),
         ("/process/cwd", json!("tmp"), "process.cwd `tmp` is not an absolute path"),
         ("/process/cwd", json!(""), "process.cwd is empty"),
-        (
-            "/mounts",
-            json!([{"destination": "a", "type": "tmpfs"}]),
-            "mounts[0].destination `a` is not an absolute path",
-        ),
+        ("/mounts", json!([{"destination": "", "type": "tmpfs"}]), "mounts[0].destination is empty"),
+        ("/annotations", json!({"": "a"}), "annotations has an empty key"),
         ("/mounts", json!([{"destination": "/a"}]), "mounts[0].type is missing"),
         ("/mounts", json!([{"destination": "/a", "type": "bind"}]), "mounts[0].source is missing"),
         (
@@ -181,5 +178,69 @@ fn mutated_configurations_never_panic() {
             let request = crate::bundle::to_agent::create_request("c", &spec, Default::default());
             assert!(!request.unwrap().process.args.is_empty());
         }
+    }
+}
+
+/// Of each list of names in the specification, all.
+#[test]
+fn every_name_that_the_specification_lists_is_known() {
+    let prefixed = |prefix: &str, names: &str| -> Vec<String> {
+        names.split(' ').map(|name| format!("{prefix}{name}")).collect()
+    };
+    let limits =
+        "AS CORE CPU DATA FSIZE LOCKS MEMLOCK MSGQUEUE NICE NOFILE NPROC RSS RTPRIO RTTIME SIGPENDING STACK";
+    let limits: Vec<Value> =
+        prefixed("RLIMIT_", limits).iter().map(|name| json!({"type": name, "soft": 1, "hard": 1})).collect();
+    let capabilities = prefixed(
+        "CAP_",
+        "AUDIT_CONTROL AUDIT_READ AUDIT_WRITE BLOCK_SUSPEND BPF CHECKPOINT_RESTORE CHOWN DAC_OVERRIDE DAC_READ_SEARCH \
+         FOWNER FSETID IPC_LOCK IPC_OWNER KILL LEASE LINUX_IMMUTABLE MAC_ADMIN MAC_OVERRIDE MKNOD NET_ADMIN \
+         NET_BIND_SERVICE NET_BROADCAST NET_RAW PERFMON SETFCAP SETGID SETPCAP SETUID SYS_ADMIN SYS_BOOT SYS_CHROOT \
+         SYS_MODULE SYS_NICE SYS_PACCT SYS_PTRACE SYS_RAWIO SYS_RESOURCE SYS_TIME SYS_TTY_CONFIG SYSLOG WAKE_ALARM",
+    );
+    let flags = "RESET_ON_FORK RECLAIM DL_OVERRUN KEEP_POLICY KEEP_PARAMS UTIL_CLAMP_MIN UTIL_CLAMP_MAX";
+    let architectures = "X86 X86_64 X32 ARM AARCH64 MIPS MIPS64 MIPS64N32 MIPSEL MIPSEL64 MIPSEL64N32 PPC PPC64 PPC64LE \
+                         S390 S390X PARISC PARISC64 RISCV64";
+    let actions = ["KILL", "KILL_PROCESS", "KILL_THREAD", "TRAP", "ERRNO", "TRACE", "ALLOW", "LOG"]
+        .map(|action| json!({"names": ["mkdir"], "action": format!("SCMP_ACT_{action}")}));
+    let operators = ["NE", "LT", "LE", "EQ", "GE", "GT", "MASKED_EQ"].map(|operator| {
+        let condition = json!({"index": 0, "value": 1, "op": format!("SCMP_CMP_{operator}")});
+        json!({"names": ["read"], "action": "SCMP_ACT_ERRNO", "args": [condition]})
+    });
+    let calls = [&actions[..], &operators[..]].concat();
+    let seccomp = json!({
+        "defaultAction": "SCMP_ACT_ALLOW", "architectures": prefixed("SCMP_ARCH_", architectures),
+        "flags": prefixed("SECCOMP_FILTER_FLAG_", "TSYNC LOG SPEC_ALLOW WAIT_KILLABLE_RECV"),
+        "syscalls": calls
+    });
+    let namespaces =
+        ["pid", "network", "mount", "ipc", "uts", "cgroup", "time"].map(|kind| json!({"type": kind}));
+    let devices = ["c", "b", "u", "p"]
+        .map(|kind| json!({"path": format!("/dev/{kind}"), "type": kind, "major": 1, "minor": 3}));
+    let mut all = vec![
+        ("/process/rlimits", json!(limits)),
+        ("/process/capabilities", json!({"bounding": capabilities})),
+        ("/process/scheduler", json!({"policy": "SCHED_OTHER", "flags": prefixed("SCHED_FLAG_", flags)})),
+        ("/linux/seccomp", seccomp),
+        ("/linux/namespaces", json!(namespaces)),
+        ("/linux/devices", json!(devices)),
+        ("/linux/personality", json!({"domain": "LINUX"})),
+        ("/linux/personality", json!({"domain": "LINUX32"})),
+    ];
+    for class in ["RT", "BE", "IDLE"] {
+        all.push(("/process/ioPriority", json!({"class": format!("IOPRIO_CLASS_{class}"), "priority": 1})));
+    }
+    for policy in ["OTHER", "BATCH", "IDLE", "ISO"] {
+        all.push(("/process/scheduler", json!({"policy": format!("SCHED_{policy}")})));
+    }
+    for policy in ["FIFO", "RR"] {
+        all.push(("/process/scheduler", json!({"policy": format!("SCHED_{policy}"), "priority": 1})));
+    }
+    let deadline = json!({"policy": "SCHED_DEADLINE", "runtime": 5, "deadline": 6, "period": 7});
+    all.push(("/process/scheduler", deadline));
+    for (pointer, value) in all {
+        let parsed = outcome(&default_with(pointer, value));
+        let unknown = parsed.as_ref().is_err_and(|error| error.contains("unknown variant"));
+        assert!(!unknown, "{pointer}: {parsed:?}");
     }
 }

@@ -99,9 +99,31 @@ fn apparmor(profile: &str) -> Result<(), RightsError> {
     }
 }
 
+/// Makes of `process` what the types of `oci-spec` can read; true if that changes it.
+pub(crate) fn adapt(document: &mut Value) -> bool {
+    let dropped = drop_unknown_capabilities(document);
+    respell_scheduler_flags(document) || dropped
+}
+
+/// Two flags of which `oci-spec` has other names than the specification.
+fn respell_scheduler_flags(document: &mut Value) -> bool {
+    let flags = document.pointer_mut("/process/scheduler/flags").and_then(Value::as_array_mut);
+    let mut respelt = false;
+    for flag in flags.into_iter().flatten() {
+        let name = match flag.as_str() {
+            Some("SCHED_FLAG_RESET_ON_FORK") => "SCHED_RESET_ON_FORK",
+            Some("SCHED_FLAG_DL_OVERRUN") => "SCHED_FLAG_D_L_OVERRUN",
+            _ => continue,
+        };
+        *flag = name.into();
+        respelt = true;
+    }
+    respelt
+}
+
 /// Takes out the names of capabilities that nobody knows, with a warning, as the specification asks. True if there
 /// were any.
-pub(crate) fn drop_unknown_capabilities(document: &mut Value) -> bool {
+fn drop_unknown_capabilities(document: &mut Value) -> bool {
     let Some(sets) = document.pointer_mut("/process/capabilities").and_then(Value::as_object_mut) else {
         return false;
     };
@@ -111,7 +133,7 @@ pub(crate) fn drop_unknown_capabilities(document: &mut Value) -> bool {
             let known = !name.is_string()
                 || serde_json::from_value::<oci_spec::runtime::Capability>(name.clone()).is_ok();
             if !known {
-                tracing::warn!(%name, set, "unknown capability in config.json");
+                tracing::warn!(%name, set, "unknown capability");
                 dropped = true;
             }
             known

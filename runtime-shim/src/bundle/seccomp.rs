@@ -52,6 +52,15 @@ pub(crate) enum SeccompError {
     /// An answer.
     #[error("linux.seccomp: errno {0} is higher than {HIGHEST_ERRNO}")]
     Errno(u32),
+    /// An answer of an action that has none.
+    #[error("linux.seccomp: {0} has no errno: errnoRet is for SCMP_ACT_ERRNO and SCMP_ACT_TRACE")]
+    NoErrno(LinuxSeccompAction),
+    /// A rule for nothing.
+    #[error("linux.seccomp.syscalls[{0}].names is empty")]
+    NoNames(usize),
+    /// Something for nobody.
+    #[error("linux.seccomp.listenerMetadata needs a listenerPath")]
+    Metadata,
     /// The library's words.
     #[error("cannot compile linux.seccomp: {0}")]
     Compile(String),
@@ -65,7 +74,20 @@ pub(crate) fn check(profile: &LinuxSeccomp) -> Result<(), SeccompError> {
     if listens || actions.any(|action| action == LinuxSeccompAction::ScmpActNotify) {
         return Err(SeccompError::Notify);
     }
+    if profile.listener_metadata().as_ref().is_some_and(|metadata| !metadata.is_empty()) {
+        return Err(SeccompError::Metadata);
+    }
+    let answers = calls.iter().map(|call| (call.action(), call.errno_ret()));
+    for (action, errno) in answers.chain([(profile.default_action(), profile.default_errno_ret())]) {
+        let has_one = matches!(action, LinuxSeccompAction::ScmpActErrno | LinuxSeccompAction::ScmpActTrace);
+        if errno.is_some() && !has_one {
+            return Err(SeccompError::NoErrno(action));
+        }
+    }
     for (index, call) in calls.iter().enumerate() {
+        if call.names().is_empty() {
+            return Err(SeccompError::NoNames(index));
+        }
         if let Some(condition) = call.args().iter().flatten().find(|one| one.index() >= MOST_ARGUMENTS) {
             return Err(SeccompError::Argument(index, condition.index()));
         }

@@ -155,12 +155,25 @@ fn what_cannot_be_is_refused() {
     let argument = json!({"index": 6, "value": 0, "op": "SCMP_CMP_EQ"});
     let argument = json!({"names": ["mkdir"], "action": "SCMP_ACT_ERRNO", "args": [argument]});
     let errno = json!({"names": ["mkdir"], "action": "SCMP_ACT_ERRNO", "errnoRet": 65536});
+    let kill = json!({"names": ["mkdir"], "action": "SCMP_ACT_KILL", "errnoRet": 5});
+    let nothing = json!({"names": [], "action": "SCMP_ACT_ERRNO"});
     for (call, error) in [
+        (kill, SeccompError::NoErrno(LinuxSeccompAction::ScmpActKill)),
+        (nothing, SeccompError::NoNames(0)),
         (notify, SeccompError::Notify),
         (argument, SeccompError::Argument(0, 6)),
         (errno, SeccompError::Errno(65536)),
     ] {
         let profile = json!({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [call]});
+        assert_eq!(check(&serde_json::from_value(profile).unwrap()), Err(error));
+    }
+    for (profile, error) in [
+        (
+            json!({"defaultAction": "SCMP_ACT_LOG", "defaultErrnoRet": 1}),
+            SeccompError::NoErrno(LinuxSeccompAction::ScmpActLog),
+        ),
+        (json!({"defaultAction": "SCMP_ACT_LOG", "listenerMetadata": "x"}), SeccompError::Metadata),
+    ] {
         assert_eq!(check(&serde_json::from_value(profile).unwrap()), Err(error));
     }
 }

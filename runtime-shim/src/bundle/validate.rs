@@ -67,6 +67,9 @@ pub(crate) enum SpecError {
     /// Propagation of mounts.
     #[error("linux.rootfsPropagation `{0}` is none of shared, slave, private and unbindable")]
     Propagation(String),
+    /// Nobody could ask for it.
+    #[error("annotations has an empty key")]
+    AnnotationKey,
     /// The specification defines none.
     #[error("linux.personality.flags must be empty")]
     PersonalityFlags,
@@ -110,6 +113,9 @@ pub(crate) fn check(spec: &Spec) -> Result<(), SpecError> {
     check_hooks(spec)?;
     check_propagation(spec)?;
     check_linux(spec)?;
+    if spec.annotations().iter().flatten().any(|(key, _)| key.is_empty()) {
+        return Err(SpecError::AnnotationKey);
+    }
     Ok(sysctl::check(spec)?)
 }
 
@@ -158,8 +164,8 @@ pub(crate) fn check_process(process: &Process) -> Result<(), SpecError> {
     Ok(rights::apply(process, &mut proto::Process::default())?)
 }
 
-/// The server of the share does not offer id-mapped mounts (FUSE_ALLOW_IDMAP), and no engine mounts again.
-const UNSUPPORTED_OPTIONS: [&str; 4] = ["idmap", "ridmap", "remount", "copy-symlink"];
+/// The server of the share does not offer id-mapped mounts (FUSE_ALLOW_IDMAP).
+const UNSUPPORTED_OPTIONS: [&str; 3] = ["idmap", "ridmap", "copy-symlink"];
 
 fn check_mounts(spec: &Spec) -> Result<(), SpecError> {
     for (index, mount) in spec.mounts().iter().flatten().enumerate() {
@@ -177,7 +183,8 @@ fn check_mounts(spec: &Spec) -> Result<(), SpecError> {
         if mounts::is_bind(mount) && source.is_empty() {
             return Err(SpecError::Missing(field("source")));
         }
-        if !mounts::is_bind(mount) && mount.typ().as_deref().unwrap_or_default().is_empty() {
+        let needs_type = !mounts::is_bind(mount) && !mounts::is_remount(mount);
+        if needs_type && mount.typ().as_deref().unwrap_or_default().is_empty() {
             return Err(SpecError::Missing(field("type")));
         }
     }

@@ -9,7 +9,7 @@ use oci_spec::runtime::Process;
 use serde_json::{Value, json};
 
 use super::flags::Global;
-use crate::bundle::{fields, validate};
+use crate::bundle::{fields, rights, validate};
 use crate::container::id::ContainerId;
 use crate::container::make::write_pid_file;
 use crate::container::record::{Record, Status};
@@ -187,9 +187,12 @@ impl Arguments {
             }
             None => self.derived(record)?,
         };
-        let process: Process = serde_json::from_value(document.clone()).context("invalid process")?;
+        let mut config = json!({ "process": document });
+        rights::adapt(&mut config);
+        let process: Process =
+            serde_json::from_value(config["process"].clone()).context("invalid process")?;
         validate::check_process(&process).context("invalid process")?;
-        fields::check(&json!({ "process": document }))?;
+        fields::check(&config)?;
         Ok(process)
     }
 

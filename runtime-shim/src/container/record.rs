@@ -31,7 +31,7 @@ pub(crate) enum Status {
     Running,
     /// The workload is frozen.
     Paused,
-    /// The workload has ended. Never in a record: that its process is gone says it.
+    /// The workload has ended. That its process is gone says it; in a record only where that is about to go.
     Stopped,
 }
 

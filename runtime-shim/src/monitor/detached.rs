@@ -187,7 +187,12 @@ fn follow(
         let started = start(workload, input, folder);
         match &started {
             Ok(()) => request.answer(&Answer::Done),
-            Err(error) => request.answer(&failed(&report::chain(error), error.exit_code())),
+            Err(error) => {
+                // This process ends in a moment. Who asks until then must not find a container that waits for its
+                // start; that it cannot be written changes nothing.
+                let _ = set_status(folder, Status::Stopped);
+                request.answer(&failed(&report::chain(error), error.exit_code()));
+            }
         }
         started?;
     }
