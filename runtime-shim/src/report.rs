@@ -69,7 +69,7 @@ pub(crate) fn error(error: &dyn Error) {
 /// The command line makes no sense.
 pub(crate) fn usage(text: &str) {
     match ENGINE.get() {
-        Some(engine) => engine.error(text),
+        Some(engine) => engine.error(&one_line(text)),
         None => line("error", &format!("{text}; see --help")),
     }
 }
@@ -91,9 +91,8 @@ pub(crate) fn detail(text: &str) {
 }
 
 fn line(kind: &str, text: &str) {
-    let text = text.replace(['\n', '\r'], " ");
     // Nobody to tell when stderr fails.
-    let _ = writeln!(io::stderr(), "sandbox: {kind}: {text}");
+    let _ = writeln!(io::stderr(), "sandbox: {kind}: {}", one_line(text));
 }
 
 impl EngineLog {
@@ -122,7 +121,7 @@ impl EngineLog {
     }
 }
 
-/// An error and its causes, joined with `: `.
+/// An error and its causes, joined with `: `, in one line.
 pub(crate) fn chain(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
@@ -131,7 +130,21 @@ pub(crate) fn chain(error: &dyn Error) -> String {
         text.push_str(&cause.to_string());
         source = cause.source();
     }
-    without_numbers(&text)
+    one_line(&without_numbers(&text))
+}
+
+/// Bundles and guests may put anything into what is told: line ends, which engines take for the next error, and
+/// sequences that a terminal obeys.
+pub(crate) fn one_line(text: &str) -> String {
+    let mut line = String::with_capacity(text.len());
+    for c in text.trim_end().chars() {
+        match c {
+            '\n' | '\r' | '\t' => line.push(' '),
+            c if c.is_control() => line.extend(c.escape_default()),
+            c => line.push(c),
+        }
+    }
+    line
 }
 
 /// Rust prints the number of a system's error behind its text; people need it not.
@@ -172,5 +185,10 @@ mod tests {
         let error = std::io::Error::from_raw_os_error(libc::ENOENT);
         assert_eq!(chain(&error), "No such file or directory");
         assert_eq!(without_numbers("a (os error 2): b (os error 13)"), "a: b");
+    }
+
+    #[test]
+    fn what_is_told_is_one_line_whatever_is_in_it() {
+        assert_eq!(one_line("a\nb\tc\u{1b}[31md\0\n"), "a b c\\u{1b}[31md\\u{0}");
     }
 }

@@ -2,8 +2,9 @@
 //! may say `=true`.
 
 use std::ffi::{OsStr, OsString};
+use std::path::Path;
 
-use clap::Command;
+use clap::{Command, CommandFactory};
 
 use crate::{exit_code, report};
 
@@ -80,21 +81,75 @@ impl<'a> Flag<'a> {
     }
 }
 
-/// Prints help, or what is wrong with the command line in one line as all errors are.
-pub(super) fn explain(error: &clap::Error) -> u8 {
+/// Prints help, or what is wrong with the command line in one line as all errors are, and where they are told.
+pub(super) fn explain(error: &clap::Error, words: impl Iterator<Item = OsString>) -> u8 {
     use clap::error::ErrorKind::{DisplayHelp, DisplayVersion};
     if matches!(error.kind(), DisplayHelp | DisplayVersion) {
         // Nobody to tell when printing fails.
         let _ = error.print();
         return 0;
     }
-    let text = error.to_string();
-    let words = text.lines().take_while(|line| !line.is_empty()).map(str::trim).collect::<Vec<_>>().join(" ");
+    let log = LogFlags::find(words);
     report::speak_to_engine(report::EngineLog {
-        file: None,
-        format: report::LogFormat::Text,
+        // The error in hand is the one to tell.
+        file: log.file.and_then(|path| report::open_log(Path::new(&path)).ok()),
+        format: log.format,
         stderr: report::Stderr::Ours,
     });
-    report::usage(words.strip_prefix("error: ").unwrap_or(&words));
+    report::usage(&in_one_line(error));
     exit_code::OWN_ERROR
+}
+
+/// Where an engine reads errors, in a command line that cannot be parsed.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct LogFlags {
+    file: Option<OsString>,
+    format: report::LogFormat,
+}
+
+impl LogFlags {
+    /// They stand before the verb, each as one word or as two.
+    fn find(words: impl Iterator<Item = OsString>) -> Self {
+        let verbs = super::Arguments::command();
+        let mut found = Self::default();
+        let mut words = words.skip(1);
+        while let Some(word) = words.next() {
+            if verbs.find_subcommand(&word).is_some() {
+                break;
+            }
+            let Some(flag) = word.to_str().map(|word| word.trim_start_matches('-')) else { continue };
+            let (name, value) =
+                flag.split_once('=').map_or((flag, None), |(name, value)| (name, Some(value)));
+            let value = value.map(OsString::from);
+            match name {
+                "log" => found.file = value.or_else(|| words.next()),
+                "log-format" if value.or_else(|| words.next()).is_some_and(|format| format == "json") => {
+                    found.format = report::LogFormat::Json;
+                }
+                _ => {}
+            }
+        }
+        found
+    }
+}
+
+/// The first paragraph of what clap says; usage and tips follow it.
+pub(super) fn in_one_line(error: &clap::Error) -> String {
+    let text = error.to_string();
+    let words = text.lines().take_while(|line| !line.is_empty()).map(str::trim).collect::<Vec<_>>().join(" ");
+    words.strip_prefix("error: ").unwrap_or(&words).to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_log_is_found_in_a_line_that_makes_no_sense() {
+        let find = |line: &str| LogFlags::find(line.split(' ').map(OsString::from));
+        let json = LogFlags { file: Some("f".into()), format: report::LogFormat::Json };
+        assert_eq!(find("runv --root r --log f --log-format json create ../c1"), json);
+        assert_eq!(find("runv -log-format=json --log=f --none"), json);
+        assert_eq!(find("runv exec c1 --log f"), LogFlags::default());
+    }
 }

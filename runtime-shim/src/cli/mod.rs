@@ -22,6 +22,8 @@ mod start;
 mod state;
 mod update;
 
+use std::ffi::OsString;
+
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::failure::Failure;
@@ -73,16 +75,9 @@ enum Command {
 
 /// Parses the command line and obeys; returns the exit status.
 pub(crate) fn main() -> u8 {
-    // As with Go's flags, the last one counts.
-    let command = Arguments::command()
-        .args_override_self(true)
-        .mut_subcommands(|command| command.args_override_self(true));
-    let words = arguments::normalize(&command, std::env::args_os());
-    let parsed =
-        command.try_get_matches_from(words).and_then(|matches| Arguments::from_arg_matches(&matches));
-    let arguments = match parsed {
+    let arguments = match parse(std::env::args_os()) {
         Ok(arguments) => arguments,
-        Err(error) => return arguments::explain(&error),
+        Err(error) => return arguments::explain(&error, std::env::args_os()),
     };
     if arguments.version {
         return print_version();
@@ -99,6 +94,15 @@ pub(crate) fn main() -> u8 {
             failure.exit_code
         }
     }
+}
+
+fn parse(words: impl Iterator<Item = OsString>) -> clap::error::Result<Arguments> {
+    // As with Go's flags, the last one counts.
+    let command = Arguments::command()
+        .args_override_self(true)
+        .mut_subcommands(|command| command.args_override_self(true));
+    let words = arguments::normalize(&command, words);
+    command.try_get_matches_from(words).and_then(|matches| Arguments::from_arg_matches(&matches))
 }
 
 fn prepare(global: &Global) -> Result<(), Failure> {
@@ -144,3 +148,7 @@ fn print_version() -> u8 {
     println!("runv version {}\nspec: {}", env!("CARGO_PKG_VERSION"), crate::bundle::version::IMPLEMENTED);
     0
 }
+
+#[cfg(test)]
+#[path = "mutation_tests.rs"]
+mod mutations;

@@ -32,7 +32,7 @@ pub(super) fn pause(arguments: &PauseArguments, global: &Global) -> Result<u8, F
     let (folder, record) = global.find(&arguments.id)?;
     let status = record.status();
     if status != Status::Running && status != Status::Created {
-        return Err(anyhow!("container not running or created: {}", status.as_str()).into());
+        return Err(anyhow!("container not running").into());
     }
     let request = proto::PauseContainerRequest { container_id: CONTAINER_ID.into(), ..Default::default() };
     refused(Agent::connect(&folder)?.call(&request)?.failure)?;
