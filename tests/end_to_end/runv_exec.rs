@@ -39,9 +39,12 @@ fn exec_has_streams_status_directory_environment_and_user() -> Result<()> {
 
     std::fs::write(
         runv.file("process.json"),
-        r#"{"args":["sh","-c","echo $X"],"env":["PATH=/bin","X=y"],"cwd":"/"}"#,
+        r#"{"args":["sh","-c","echo $X"],"env":["PATH=/bin","X=y"],"cwd":"/","capabilities":{"bounding":["CAP_NONE"]}}"#,
     )?;
-    assert_eq!(runv.call(&["exec", "--process", "process.json", "c1"])?.expect(0)?.stdout, "y\n");
+    let exec = ["--log", "log", "--debug", "exec", "--process", "process.json", "c1"];
+    assert_eq!(runv.call(&exec)?.expect(0)?.stdout, "y\n");
+    let log = runv.read("log");
+    assert!(log.lines().any(|line| line.contains("WARN") && line.contains("CAP_NONE")), "{log}");
     std::fs::write(runv.file("process.json"), r#"{"args":["true"],"cwd":"relative"}"#)?;
     let refused = runv.call(&["exec", "--process", "process.json", "c1"])?.expect(255)?;
     assert!(refused.stderr.contains("process.cwd"), "{refused:?}");

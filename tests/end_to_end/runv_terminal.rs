@@ -1,42 +1,11 @@
 //! Terminals by `--console-socket`: the engine gets the master before the command returns.
 
 use std::fs::File;
-use std::io::{IoSliceMut, Write};
-use std::mem::MaybeUninit;
-use std::os::fd::OwnedFd;
-use std::os::unix::net::UnixListener;
-use std::path::Path;
+use std::io::Write;
 
 use anyhow::{Context, Result};
-use e2e::{Bundle, Deadline, Output, Runtime, together};
-use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
+use e2e::{Bundle, ConsoleSocket, Deadline, Output, Runtime, together};
 use rustix::termios::{Winsize, tcsetwinsize};
-
-/// Where an engine awaits a terminal.
-struct ConsoleSocket(UnixListener);
-
-impl ConsoleSocket {
-    fn bind(path: &Path) -> Result<Self> {
-        let listener = UnixListener::bind(path).context("cannot bind the console socket")?;
-        // Whoever is there has come before the command returned.
-        listener.set_nonblocking(true)?;
-        Ok(Self(listener))
-    }
-
-    fn terminal(&self) -> Result<OwnedFd> {
-        let (connection, _) = self.0.accept().context("nobody has sent a terminal")?;
-        let mut name = [0; 4096];
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-        let mut ancillary = RecvAncillaryBuffer::new(&mut space);
-        let mut parts = [IoSliceMut::new(&mut name)];
-        recvmsg(&connection, &mut parts, &mut ancillary, RecvFlags::CMSG_CLOEXEC)?;
-        let mut messages = ancillary.drain();
-        let Some(RecvAncillaryMessage::ScmRights(mut fds)) = messages.next() else {
-            anyhow::bail!("no descriptor came");
-        };
-        fds.next().context("no descriptor came")
-    }
-}
 
 fn resize(terminal: &File, rows: u16, columns: u16) -> Result<()> {
     let size = Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };

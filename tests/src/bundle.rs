@@ -67,8 +67,8 @@ impl Bundle {
     /// When it cannot be written.
     pub fn edited(&self, change: impl FnOnce(&mut Value)) -> Result<String> {
         let mut spec = self.spec.clone();
-        change(&mut spec);
         spec["root"]["path"] = json!(self.rootfs());
+        change(&mut spec);
         let directory = self.path().join("edited");
         fs::create_dir_all(&directory).context("cannot make a bundle")?;
         let text = serde_json::to_vec_pretty(&spec).context("config.json")?;

@@ -7,6 +7,7 @@
 
 mod bundle;
 mod census;
+mod console_socket;
 pub mod crowd;
 mod deadline;
 pub mod exchange;
@@ -16,14 +17,17 @@ mod processes;
 mod runtime;
 mod sandbox;
 mod setup;
+mod steps;
 mod terminal;
 
 pub use bundle::Bundle;
 pub use census::{Census, alone, together};
+pub use console_socket::ConsoleSocket;
 pub use deadline::Deadline;
 pub use output::Output;
 pub use processes::{Process, Role};
-pub use runtime::{Answer, Runtime};
+pub use runtime::{Answer, Program, Runtime};
 pub use sandbox::{Finished, Running, Sandbox};
 pub use setup::{Hypervisor, Setup};
+pub use steps::{Traced, trace};
 pub use terminal::Terminal;

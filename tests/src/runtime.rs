@@ -1,4 +1,5 @@
-//! `runv` as engines call it: verb for verb, with a root of its own and files or pipes as streams.
+//! `runv` as engines call it: verb for verb, with a root of its own and files or pipes as streams. `runc` can be called
+//! in the same way, to compare the two.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
@@ -12,12 +13,33 @@ use serde_json::Value;
 
 use crate::{Bundle, Deadline, Output, Setup};
 
+/// Whose command line it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Program {
+    /// The build's.
+    Runv,
+    /// Debian's.
+    Runc,
+}
+
+impl Program {
+    /// Its name.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Runv => "runv",
+            Self::Runc => "runc",
+        }
+    }
+}
+
 /// A root and the bundle whose containers it holds. Dropped, it deletes them by force.
 #[derive(Debug)]
 pub struct Runtime<'bundle> {
     bundle: &'bundle Bundle,
     root: PathBuf,
-    config: PathBuf,
+    /// The program and its flags before the verb.
+    base: Vec<OsString>,
 }
 
 impl<'bundle> Runtime<'bundle> {
@@ -26,12 +48,29 @@ impl<'bundle> Runtime<'bundle> {
     /// # Errors
     /// When the set-up is wrong or nothing can be written.
     pub fn new(bundle: &'bundle Bundle) -> Result<Self> {
+        Self::of(Program::Runv, bundle)
+    }
+
+    /// The same of another program.
+    ///
+    /// # Errors
+    /// When the set-up is wrong or nothing can be written.
+    pub fn of(program: Program, bundle: &'bundle Bundle) -> Result<Self> {
         let setup = Setup::get()?;
-        let (root, config) = (bundle.path().join("root"), bundle.path().join("runv.toml"));
+        let root = bundle.path().join("root");
         fs::create_dir_all(&root).context("cannot make the root")?;
-        let text = format!("hypervisor = \"{}\"\ncpus = {}\n", setup.hypervisor().name(), setup.cpus());
-        fs::write(&config, text).context("cannot write the configuration")?;
-        Ok(Self { bundle, root, config })
+        let mut base: Vec<OsString> = match program {
+            Program::Runc => vec!["runc".into()],
+            Program::Runv => {
+                let config = bundle.path().join("runv.toml");
+                let text =
+                    format!("hypervisor = \"{}\"\ncpus = {}\n", setup.hypervisor().name(), setup.cpus());
+                fs::write(&config, text).context("cannot write the configuration")?;
+                vec![setup.program("runv").into(), "--config".into(), config.into()]
+            }
+        };
+        base.extend(["--root".into(), root.clone().into()]);
+        Ok(Self { bundle, root, base })
     }
 
     /// Where containers are kept.
@@ -51,9 +90,9 @@ impl<'bundle> Runtime<'bundle> {
     /// # Errors
     /// When the set-up is wrong.
     pub fn command(&self, arguments: &[&str]) -> Result<Command> {
-        let mut command = Command::new(Setup::get()?.program("runv"));
-        command.arg("--root").arg(&self.root).arg("--config").arg(&self.config);
-        command.args(arguments).current_dir(self.bundle.path());
+        let (program, flags) = self.base.split_first().context("no program")?;
+        let mut command = Command::new(program);
+        command.args(flags).args(arguments).current_dir(self.bundle.path());
         Ok(command)
     }
 
