@@ -70,7 +70,7 @@ initrd: programs
 
 ##@ Check
 .PHONY: test
-test: build lint unit e2e engines nested ## Every test: units, end to end with QEMU, engines, the nested KVM host
+test: build lint unit e2e conformance engines nested ## Every test: units, end to end with QEMU, the specification, engines, the nested KVM host
 
 .PHONY: lint
 lint: | setup ## Format, clippy and documentation, with warnings as errors
@@ -85,6 +85,10 @@ unit: | setup ## Unit tests of every part
 .PHONY: e2e
 e2e: build ## End to end on this host, with the driver qemu
 	tests/run qemu
+
+.PHONY: conformance
+conformance: build ## Each MUST of the runtime specification, of runv and of runc, on this host
+	tests/run conformance
 
 .PHONY: engines
 engines: build ## docker and podman with the runtime runv, on this host
