@@ -10,7 +10,9 @@ BUILD := build
 DRIVER ?= auto
 export RUNV_CACHE ?= $(if $(XDG_CACHE_HOME),$(XDG_CACHE_HOME),$(HOME)/.cache)/runv
 
-TARGET := $(or $(CARGO_TARGET_DIR),target)/x86_64-unknown-linux-gnu/release
+# `fast` compiles much faster than `release`, and makes larger programs: for work on the code, not for figures.
+PROFILE := release
+TARGET := $(or $(CARGO_TARGET_DIR),target)/x86_64-unknown-linux-gnu/$(PROFILE)
 PROGRAMS := runv runv-vmm runv-devices
 PROGRAM_FILES := $(addprefix $(BUILD)/bin/,$(PROGRAMS) sandbox)
 VMLINUX := $(BUILD)/share/runv/vmlinux
@@ -37,7 +39,7 @@ PREFIX ?= /usr/local
 
 ##@ Build
 .PHONY: build
-build: setup programs kernel initrd ## Guest kernel, agent, initrd and programs, into build/
+build: setup programs kernel initrd ## Guest kernel, agent, initrd and programs, into build/ (PROFILE=release|fast)
 
 .PHONY: setup
 setup: ## Install the Debian packages that are missing (as root)
@@ -52,8 +54,8 @@ setup: ## Install the Debian packages that are missing (as root)
 
 .PHONY: programs
 programs: | setup
-	@echo "build: programs (cargo, release)"
-	@cargo build --locked --release -p runtime-shim -p vmm -p devices -p agent
+	@echo "build: programs (cargo, $(PROFILE))"
+	@cargo build --locked --profile $(PROFILE) -p runtime-shim -p vmm -p devices -p agent
 	@mkdir -p $(BUILD)/bin $(BUILD)/share/runv
 	@for program in $(PROGRAMS); do cmp -s $(TARGET)/$$program $(BUILD)/bin/$$program \
 	    || install -m 755 $(TARGET)/$$program $(BUILD)/bin/$$program; done
