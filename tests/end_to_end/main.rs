@@ -27,3 +27,4 @@ mod runv_terminal;
 mod signals;
 mod streams;
 mod terminal;
+mod upper;

@@ -49,6 +49,18 @@ impl<'bundle> Sandbox<'bundle> {
             .last(bundle.path()))
     }
 
+    /// The same with more lines in the configuration file.
+    ///
+    /// # Errors
+    /// When the set-up is wrong or the configuration file cannot be written.
+    pub fn configured(bundle: &'bundle Bundle, lines: &str) -> Result<Self> {
+        let sandbox = Self::run(bundle)?;
+        let file = fs::OpenOptions::new().append(true).open(bundle.path().join("sandbox.toml"));
+        file.and_then(|mut file| file.write_all(lines.as_bytes()))
+            .context("cannot write the configuration")?;
+        Ok(sandbox)
+    }
+
     /// Another command.
     #[must_use]
     pub fn command(arguments: &[&str]) -> Self {

@@ -93,7 +93,8 @@ fn enter_namespaces(spec: &ContainerSpec) -> Result<(), Failure> {
 /// Builds the root file system and enters it.
 fn build_root(spec: &ContainerSpec, places: &Places) -> Result<Option<Console>, Failure> {
     let mount = |error: &dyn Error| Failure::from_error(FailureKind::Mount, error);
-    let root = pivot::mount_root(&places.share, &spec.root, &places.root).map_err(|error| mount(&error))?;
+    let root = pivot::mount_root(&places.share, &spec.root, spec.upper, &places.root)
+        .map_err(|error| mount(&error))?;
     let origins = Origins {
         share: &places.share,
         sockets: &places.sockets,

@@ -22,8 +22,8 @@ const DEEPEST: usize = 256;
 /// Those of the system calls, e.g. `ENOSPC` where it does not fit.
 pub fn copy_directory(from: &OwnedFd, to: &OwnedFd) -> io::Result<()> {
     // Both only name their directory; to be read and changed it has to be opened.
-    let from = open_directory(from.as_fd(), c".")?;
-    let to = open_directory(to.as_fd(), c".")?;
+    let from = open_directory_at(from.as_fd(), c".")?;
+    let to = open_directory_at(to.as_fd(), c".")?;
     copy_entries(&from, to.as_fd(), DEEPEST)?;
     copy_owner(to, &fstat(&from)?)
 }
@@ -44,9 +44,9 @@ fn copy_entry(from: &OwnedFd, to: BorrowedFd<'_>, name: &CStr, depth: usize) -> 
     let stat = statat(from, name, AtFlags::SYMLINK_NOFOLLOW)?;
     match FileType::from_raw_mode(stat.st_mode) {
         FileType::Directory => {
-            let source = open_directory(from.as_fd(), name)?;
+            let source = open_directory_at(from.as_fd(), name)?;
             mkdirat(to, name, Mode::RWXU)?;
-            let copy = open_directory(to, name)?;
+            let copy = open_directory_at(to, name)?;
             copy_entries(&source, copy.as_fd(), depth)?;
             copy_owner(&copy, &stat)
         }
@@ -71,13 +71,13 @@ fn copy_entry(from: &OwnedFd, to: BorrowedFd<'_>, name: &CStr, depth: usize) -> 
     }
 }
 
-fn open_directory(directory: BorrowedFd<'_>, name: &CStr) -> io::Result<OwnedFd> {
+pub(super) fn open_directory_at(directory: BorrowedFd<'_>, name: &CStr) -> io::Result<OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     Ok(openat(directory, name, flags, Mode::empty())?)
 }
 
 /// Owner first: a change of it clears set-user-id.
-fn copy_owner(to: impl AsFd, stat: &Stat) -> io::Result<()> {
+pub(super) fn copy_owner(to: impl AsFd, stat: &Stat) -> io::Result<()> {
     let to = to.as_fd();
     let (uid, gid) = (Uid::from_raw(stat.st_uid), Gid::from_raw(stat.st_gid));
     if_mapped(fchown(to, Some(uid), Some(gid)))?;

@@ -15,3 +15,4 @@ pub mod options;
 pub mod path;
 pub mod pivot;
 pub mod propagation;
+pub mod upper;

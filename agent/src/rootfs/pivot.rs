@@ -11,6 +11,7 @@ use rustix::mount::{
 use rustix::process::{fchdir, pivot_root};
 
 use crate::rootfs::path::{open_directory, open_share_entry};
+use crate::rootfs::upper::Upper;
 
 /// Which step of entering the root failed.
 #[derive(Debug, thiserror::Error)]
@@ -30,6 +31,15 @@ pub enum PivotError {
     /// It could not be given a mount of its own.
     #[error("cannot make a mount of the root file system")]
     MountRoot(#[source] io::Error),
+    /// The layer for its changes.
+    #[error("cannot mount an overlay of the root file system and a tmpfs of {bytes} bytes")]
+    MountUpper {
+        /// How much it should hold.
+        bytes: u64,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
     /// The change of root itself.
     #[error("cannot pivot into the root file system")]
     Pivot(#[source] io::Error),
@@ -38,18 +48,33 @@ pub enum PivotError {
     Detach(#[source] io::Error),
 }
 
-/// Gives the directory `path` of the share a mount of its own at `place`, and returns its root.
+/// Gives the directory `path` of the share a mount of its own at `place`, with an upper layer for its changes if there is
+/// to be one, and returns its root.
 ///
 /// First all mounts of this namespace become private, so that nothing done here reaches the guest.
 ///
 /// # Errors
 ///
 /// [`PivotError`] says at which step.
-pub fn mount_root(share: &Path, path: &str, place: &Path) -> Result<OwnedFd, PivotError> {
+pub fn mount_root(
+    share: &Path,
+    path: &str,
+    upper: Option<Upper>,
+    place: &Path,
+) -> Result<OwnedFd, PivotError> {
     mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
         .map_err(|error| PivotError::MakePrivate(error.into()))?;
     let open = || open_share_entry(open_directory(share)?, Path::new(path));
     let source = open().map_err(|source| PivotError::OpenRoot { path: path.to_owned(), source })?;
+    if let Some(upper) = upper {
+        let attach = || -> io::Result<OwnedFd> {
+            let root = upper.mount_over(&share.join(path), place)?;
+            attach(&root, open_directory(place)?)?;
+            Ok(root)
+        };
+        let bytes = upper.bytes.get();
+        return attach().map_err(|source| PivotError::MountUpper { bytes, source });
+    }
     let attach = || -> io::Result<OwnedFd> {
         let clone = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
         let root = open_tree(source, "", clone | OpenTreeFlags::AT_EMPTY_PATH | OpenTreeFlags::AT_RECURSIVE)?;

@@ -25,6 +25,7 @@ mod rights;
 mod rpc;
 mod stdio;
 mod terminal;
+mod upper;
 
 use libtest_mimic::{Arguments, Trial};
 
@@ -35,7 +36,7 @@ fn main() {
     let mut arguments = Arguments::from_args();
     arguments.test_threads = Some(1);
     guest::enter();
-    let groups: [(&str, &[Test]); 12] = [
+    let groups: [(&str, &[Test]); 13] = [
         ("errors", errors::TESTS),
         ("exec", exec::TESTS),
         ("filesystem", filesystem::TESTS),
@@ -48,6 +49,7 @@ fn main() {
         ("rpc", rpc::TESTS),
         ("stdio", stdio::TESTS),
         ("terminal", terminal::TESTS),
+        ("upper", upper::TESTS),
     ];
     let trials = groups.into_iter().flat_map(|(group, tests)| {
         tests.iter().map(move |&(name, test)| {

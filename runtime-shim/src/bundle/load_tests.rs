@@ -173,7 +173,7 @@ fn mutated_configurations_never_panic() {
         }
         if let Ok(spec) = outcome(&json) {
             let sources = crate::bundle::sources::Sources { rootfs: "/r".into(), binds: Vec::new() };
-            let exports = crate::bundle::to_vm::exports(&spec, &sources);
+            let exports = crate::bundle::to_vm::exports(&spec, &sources, false);
             assert_eq!(exports.len(), 1);
             let request = crate::bundle::to_agent::create_request("c", &spec, Default::default());
             assert!(!request.unwrap().process.args.is_empty());

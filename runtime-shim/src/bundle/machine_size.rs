@@ -11,7 +11,7 @@ use oci_spec::runtime::Spec;
 use vmm::config::MIN_MEMORY_MIB;
 
 use super::limits::{self, LimitError};
-use crate::config::{Annotation, Config, Cpus, MAX_MEMORY_MIB, MemorySize};
+use crate::config::{Annotation, Config, Cpus, MAX_MEMORY_MIB, MemorySize, RootfsUpper};
 
 /// Annotations of this runtime begin with it.
 const PREFIX: &str = "io.runv.";
@@ -30,6 +30,8 @@ pub(crate) struct MachineSize {
     pub(crate) memory_mib: u32,
     /// vCPUs.
     pub(crate) cpus: NonZeroU8,
+    /// How much of the container's writes a tmpfs holds, in MiB, if they go to one.
+    pub(crate) rootfs_upper_mib: Option<u32>,
 }
 
 /// What the machine runs on.
@@ -60,6 +62,17 @@ pub(crate) enum SizeError {
         /// What is wrong.
         reason: String,
     },
+    /// The tmpfs for the root file system's writes.
+    #[error(
+        "a tmpfs of {mib} MiB for the root file system's writes does not fit in the container's memory of \
+         {memory_mib} MiB"
+    )]
+    RootfsUpper {
+        /// How much it should hold.
+        mib: u32,
+        /// What there is.
+        memory_mib: u64,
+    },
     /// A limit.
     #[error(transparent)]
     Limit(#[from] LimitError),
@@ -70,19 +83,38 @@ pub(crate) fn machine_size(spec: &Spec, config: &Config, host: Host) -> Result<M
     let annotations = Annotations::read(spec, config)?;
     let resources = spec.linux().as_ref().and_then(|linux| linux.resources().as_ref());
     let limits = resources.map_or(Ok(proto::Resources::default()), limits::of_update)?;
+    let upper = annotations.rootfs_upper.unwrap_or(config.rootfs_upper);
     let memory = config.fixed.memory.or(annotations.memory).map(|memory| u64::from(memory.mib()));
     let memory = memory.or_else(|| memory_for(&limits, host)).unwrap_or(config.memory.mib().into());
     let cpus = config.fixed.cpus.or(annotations.cpus).or_else(|| cpus_for(&limits, host));
     Ok(MachineSize {
         memory_mib: u32::try_from(memory).unwrap_or(u32::MAX),
         cpus: cpus.unwrap_or(config.cpus).count(),
+        rootfs_upper_mib: rootfs_upper_mib(upper, &limits, memory)?,
     })
+}
+
+/// What a tmpfs holds is charged to the container, so that its limit, or else the machine, has to have room for it.
+fn rootfs_upper_mib(
+    upper: RootfsUpper,
+    limits: &proto::Resources,
+    machine_mib: u64,
+) -> Result<Option<u32>, SizeError> {
+    let RootfsUpper::Tmpfs { mib } = upper else { return Ok(None) };
+    let limit = memory_limit(limits).map(|bytes| bytes >> 20);
+    let memory_mib = limit.map_or(machine_mib, |limit| limit.min(machine_mib));
+    let mib = mib.unwrap_or(u32::try_from(memory_mib / 2).unwrap_or(u32::MAX).max(1));
+    if u64::from(mib) > memory_mib {
+        return Err(SizeError::RootfsUpper { mib, memory_mib });
+    }
+    Ok(Some(mib))
 }
 
 #[derive(Default)]
 struct Annotations {
     memory: Option<MemorySize>,
     cpus: Option<Cpus>,
+    rootfs_upper: Option<RootfsUpper>,
 }
 
 impl Annotations {
@@ -102,6 +134,9 @@ impl Annotations {
             match annotation {
                 Annotation::Memory => read.memory = Some(value.parse().map_err(|error| refuse(&error))?),
                 Annotation::Cpus => read.cpus = Some(value.parse().map_err(|error| refuse(&error))?),
+                Annotation::RootfsUpper => {
+                    read.rootfs_upper = Some(value.parse().map_err(|error| refuse(&error))?);
+                }
             }
         }
         Ok(read)
@@ -113,9 +148,14 @@ fn last<'a>(limits: &'a proto::Resources, file: &str) -> Option<&'a str> {
     limits.cgroup.iter().rfind(|setting| setting.file == file).map(|setting| setting.value.as_str())
 }
 
+/// `memory.max` in bytes, if it is a number.
+fn memory_limit(limits: &proto::Resources) -> Option<u64> {
+    last(limits, "memory.max")?.trim().parse().ok()
+}
+
 /// The limit and the overhead, but no more than the host has. Huge pages are counted apart from other memory.
 fn memory_for(limits: &proto::Resources, host: Host) -> Option<u64> {
-    let bytes: u64 = last(limits, "memory.max")?.trim().parse().ok()?;
+    let bytes = memory_limit(limits)?;
     let huge_pages = limits.cgroup.iter().filter(|setting| setting.file.starts_with("hugetlb."));
     let huge_bytes = huge_pages.filter_map(|setting| setting.value.parse::<u64>().ok());
     let wanted = huge_bytes.fold(bytes, u64::saturating_add).div_ceil(1 << 20);
@@ -210,12 +250,40 @@ mod tests {
     }
 
     #[test]
+    fn writes_go_to_a_tmpfs_of_half_the_memory_or_of_the_size_asked_for() {
+        let upper = |value: &str, resources: Value| {
+            let spec: Spec = serde_json::from_value(json!({
+                "linux": {"resources": resources}, "annotations": {"io.runv.rootfs_upper": value}
+            }))
+            .unwrap();
+            let size = machine_size(&spec, &Config::default(), HOST);
+            size.map(|size| size.rootfs_upper_mib).map_err(|error| error.to_string())
+        };
+        let limit = json!({"memory": {"limit": 512 << 20}});
+        assert_eq!(upper("none", limit.clone()), Ok(None));
+        assert_eq!(upper("tmpfs", limit.clone()), Ok(Some(256)));
+        assert_eq!(upper("tmpfs", json!({})), Ok(Some(128)));
+        assert_eq!(upper("tmpfs:512M", limit.clone()), Ok(Some(512)));
+        assert!(upper("tmpfs:513M", limit).unwrap_err().contains("memory of 512 MiB"));
+        assert!(upper("tmpfs:1G", json!({})).unwrap_err().contains("memory of 256 MiB"));
+        assert_eq!(upper("tmpfs", json!({"memory": {"limit": 1_u64 << 40}})), Ok(Some(4096)));
+        let config = Config { rootfs_upper: "tmpfs:9M".parse().unwrap(), ..Config::default() };
+        assert_eq!(machine_size(&Spec::default(), &config, HOST).unwrap().rootfs_upper_mib, Some(9));
+    }
+
+    #[test]
     fn annotations_that_cannot_be_followed_are_named() {
         let forbidding = Config { allow_annotations: vec![Annotation::Cpus], ..Config::default() };
         for (name, value, config, expected) in [
             ("io.runv.memory", "1G", &forbidding, "annotation io.runv.memory is not allowed here"),
             ("io.runv.memory", "lots", &Config::default(), "annotation io.runv.memory: `lots` is no size"),
             ("io.runv.cpus", "0", &Config::default(), "annotation io.runv.cpus: 0 is no number of vCPUs"),
+            (
+                "io.runv.rootfs_upper",
+                "disk",
+                &Config::default(),
+                "annotation io.runv.rootfs_upper: `disk` is no place",
+            ),
             ("io.runv.colour", "red", &Config::default(), "annotation io.runv.colour is not supported"),
         ] {
             let error = size_with(&json!({"annotations": {name: value}}), config).unwrap_err();

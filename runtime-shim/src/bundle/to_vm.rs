@@ -17,9 +17,10 @@ pub(crate) fn mount_place(index: usize) -> String {
 }
 
 /// The root file system and the source of each bind mount. Read-only ones are read-only for the device process,
-/// so that the host's kernel refuses a write, whatever the guest has become.
-pub(crate) fn exports(spec: &Spec, sources: &Sources) -> Vec<Export> {
-    let root_read_only = spec.root().as_ref().and_then(|root| root.readonly()).unwrap_or(false);
+/// so that the host's kernel refuses a write, whatever the guest has become. `has_upper` is whether writes to the root
+/// file system go elsewhere.
+pub(crate) fn exports(spec: &Spec, sources: &Sources, has_upper: bool) -> Vec<Export> {
+    let root_read_only = spec.root().as_ref().and_then(|root| root.readonly()).unwrap_or(false) || has_upper;
     let rootfs = Export {
         source: sources.rootfs.clone(),
         destination: PathBuf::from(ROOTFS),
@@ -44,7 +45,7 @@ mod tests {
 
     #[test]
     fn exports_keep_the_number_of_their_mount_and_its_access() {
-        let spec: Spec = serde_json::from_value(json!({
+        let mut spec: Spec = serde_json::from_value(json!({
             "ociVersion": "1.0.2",
             "root": {"path": "rootfs", "readonly": true},
             "mounts": [
@@ -58,12 +59,15 @@ mod tests {
             rootfs: "/bundle/rootfs".into(),
             binds: vec![(1, "/srv/a".into()), (2, "/srv/b".into())],
         };
-        let exports: Vec<(String, String, bool)> = exports(&spec, &sources)
+        let shown: Vec<(String, String, bool)> = exports(&spec, &sources, false)
             .into_iter()
             .map(|e| (e.source.display().to_string(), e.destination.display().to_string(), e.read_only))
             .collect();
         let expected =
             [("/bundle/rootfs", "rootfs", true), ("/srv/a", "mounts/1", true), ("/srv/b", "mounts/2", false)];
-        assert_eq!(exports, expected.map(|(s, d, r)| (s.to_owned(), d.to_owned(), r)));
+        assert_eq!(shown, expected.map(|(s, d, r)| (s.to_owned(), d.to_owned(), r)));
+        spec.set_root(None);
+        let root_is_read_only = |has_upper| exports(&spec, &sources, has_upper)[0].read_only;
+        assert!(root_is_read_only(true) && !root_is_read_only(false));
     }
 }

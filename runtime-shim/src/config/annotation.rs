@@ -12,13 +12,15 @@ pub(crate) enum Annotation {
     Memory,
     /// `io.runv.cpus`
     Cpus,
+    /// `io.runv.rootfs_upper`
+    RootfsUpper,
 }
 
 impl Annotation {
     /// Those that an administrator who says nothing allows: they cost no more than limits do, which a bundle may set
     /// anyway.
     pub(crate) fn all() -> Vec<Self> {
-        vec![Self::Memory, Self::Cpus]
+        vec![Self::Memory, Self::Cpus, Self::RootfsUpper]
     }
 
     /// By what follows `io.runv.`.
@@ -30,6 +32,7 @@ impl Annotation {
         match self {
             Self::Memory => "memory",
             Self::Cpus => "cpus",
+            Self::RootfsUpper => "rootfs_upper",
         }
     }
 }

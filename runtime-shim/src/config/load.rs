@@ -74,7 +74,7 @@ fn invalid(path: &Path, text: &str, error: &toml::de::Error) -> LoadError {
 mod tests {
     use vmm::hypervisor::select::{Choice, EmulationPolicy};
 
-    use super::super::{Annotation, Emulated};
+    use super::super::{Annotation, Emulated, RootfsUpper};
     use super::*;
 
     fn error_in(text: &str) -> String {
@@ -89,6 +89,7 @@ mod tests {
             initrd = "/i"
             memory = "1G"
             cpus = 2
+            rootfs_upper = "tmpfs:64M"
             allow_annotations = ["cpus"]
             debug = true
             software_emulation = "deny"
@@ -104,6 +105,7 @@ mod tests {
         let config = parse(Path::new("c.toml"), text).unwrap();
         assert_eq!(config.hypervisor, Choice::Qemu);
         assert_eq!((config.memory.mib(), config.cpus.count().get()), (1024, 2));
+        assert_eq!(config.rootfs_upper, RootfsUpper::Tmpfs { mib: Some(64) });
         assert_eq!(config.allow_annotations, [Annotation::Cpus]);
         assert_eq!(config.software_emulation, EmulationPolicy::Deny);
         assert_eq!(config.boot_timeout(Emulated::Yes).as_secs(), 7);
@@ -135,6 +137,10 @@ mod tests {
             ("cpus = 1\nmemory = 16", "c.toml:2: 16 is too little memory: the guest needs at least 64M"),
             ("cpus = 0", "c.toml:1: 0 is no number of vCPUs: say 1 to 64"),
             ("allow_annotations = [\"kernal\"]", "c.toml:1: unknown variant `kernal`"),
+            (
+                "rootfs_upper = \"disk\"",
+                "c.toml:1: `disk` is no place for the root file system's writes: say none",
+            ),
             ("hypervisor = \"xen\"", "c.toml:1: unknown variant `xen`"),
             ("boot_timeout_seconds = 0", "c.toml:1: invalid value: integer `0`"),
             ("cpus = \"many\"", "c.toml:1: invalid type: string \"many\", expected i64 in `cpus = \"many\"`"),

@@ -52,6 +52,26 @@ impl MemorySize {
     }
 }
 
+/// The digits, and how many KiB each of what follows them is.
+fn split(text: &str) -> Option<(&str, u64)> {
+    let digits = text.trim_end_matches(|c: char| !c.is_ascii_digit());
+    let suffix = text.get(digits.len()..).unwrap_or_default();
+    let kib_each = match suffix.to_ascii_lowercase().as_str() {
+        "k" | "kib" => 1,
+        "" | "m" | "mib" => 1 << 10,
+        "g" | "gib" => 1 << 20,
+        _ => return None,
+    };
+    let is_number = !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit());
+    is_number.then_some((digits, kib_each))
+}
+
+/// The size that `text` says, in KiB, if it says one and it is not beyond all bounds.
+pub(super) fn kib_of(text: &str) -> Option<u64> {
+    let (digits, kib_each) = split(text)?;
+    digits.parse::<u64>().ok()?.checked_mul(kib_each)
+}
+
 impl Default for MemorySize {
     fn default() -> Self {
         Self { mib: DEFAULT_MIB }
@@ -62,20 +82,11 @@ impl FromStr for MemorySize {
     type Err = MemorySizeError;
 
     fn from_str(text: &str) -> Result<Self, MemorySizeError> {
-        let digits = text.trim_end_matches(|c: char| !c.is_ascii_digit());
-        let suffix = text.get(digits.len()..).unwrap_or_default();
-        let kib_each: u64 = match suffix.to_ascii_lowercase().as_str() {
-            "k" | "kib" => 1,
-            "" | "m" | "mib" => 1 << 10,
-            "g" | "gib" => 1 << 20,
-            _ => return Err(MemorySizeError::Syntax(text.into())),
-        };
-        if digits.is_empty() || !digits.bytes().all(|b| b.is_ascii_digit()) {
+        if split(text).is_none() {
             return Err(MemorySizeError::Syntax(text.into()));
         }
-        // All digits: what does not parse is too long.
-        let kib = digits.parse::<u64>().ok().and_then(|number| number.checked_mul(kib_each));
-        Self::of_kib(kib, text)
+        // What has the form and yet is no size is too long.
+        Self::of_kib(kib_of(text), text)
     }
 }
 

@@ -14,11 +14,13 @@ mod annotation;
 mod cpus;
 mod load;
 mod memory;
+mod rootfs_upper;
 
 pub(crate) use annotation::Annotation;
 pub(crate) use cpus::Cpus;
 pub(crate) use load::{LoadError, load};
 pub(crate) use memory::{MAX_MIB as MAX_MEMORY_MIB, MemorySize};
+pub(crate) use rootfs_upper::RootfsUpper;
 
 /// The configuration file; every key may be left out, and the command line's options have the same names.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -37,6 +39,9 @@ pub(crate) struct Config {
     /// The guest's vCPUs, where the bundle has no limit.
     #[serde(default)]
     pub(crate) cpus: Cpus,
+    /// Where a container's writes to its root file system go.
+    #[serde(default)]
+    pub(crate) rootfs_upper: RootfsUpper,
     /// Annotations that a bundle may set.
     #[serde(default = "Annotation::all")]
     pub(crate) allow_annotations: Vec<Annotation>,
@@ -67,6 +72,7 @@ impl Default for Config {
             initrd: None,
             memory: MemorySize::default(),
             cpus: Cpus::default(),
+            rootfs_upper: RootfsUpper::default(),
             allow_annotations: Annotation::all(),
             fixed: Fixed::default(),
             debug: false,

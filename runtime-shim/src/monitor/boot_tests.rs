@@ -64,7 +64,7 @@ fn sandbox(machine: &FakeMachine) -> Sandbox {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/sandbox/testdata");
     let plan = Plan {
         sockets: Vec::new(),
-        size: MachineSize { memory_mib: 64, cpus: std::num::NonZeroU8::MIN },
+        size: MachineSize { memory_mib: 64, cpus: std::num::NonZeroU8::MIN, rootfs_upper_mib: None },
         device_program: folder.join("devices-that-serve"),
         kernel: "/kernel".into(),
         initrd: "/initrd".into(),

@@ -57,10 +57,14 @@ pub(crate) fn create<'a>(
     let agent = boot.connect_agent()?;
     let (streams, tokens) = if terminal { boot.connect_terminal()? } else { boot.connect_streams()? };
     let Boot { sandbox, signals, .. } = boot;
+    let upper_mib = sandbox.size.rootfs_upper_mib;
     let mut workload = Workload { sandbox: Some(sandbox), signals, agent, exec_id: String::new() };
 
     let mut request = to_agent::create_request(CONTAINER_ID, spec, tokens)?;
     request.state = state;
+    if let Some(root) = request.root.as_mut() {
+        root.tmpfs_upper_bytes = u64::from(upper_mib.unwrap_or(0)) << 20;
+    }
     if terminal && let (Ok(size), Some(process)) = (terminal::size(), request.process.as_mut()) {
         // A terminal of unknown size leaves the bundle's consoleSize.
         if size.columns > 0 && size.rows > 0 {

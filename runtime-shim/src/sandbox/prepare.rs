@@ -60,8 +60,11 @@ pub(crate) fn prepare<'a>(config: &'a Config, bundle: &Bundle) -> Result<Prepare
     let initrd = guest_files::initrd(config, &installation)?;
     let size = machine_size(&bundle.spec, config, host::this_host().map_err(PrepareError::Host)?)?;
     let chosen = driver::choose(config, &installation)?;
-    make_mount_points(&bundle.spec, &sources)?;
-    let exports = to_vm::exports(&bundle.spec, &sources);
+    let has_upper = size.rootfs_upper_mib.is_some();
+    if !has_upper {
+        make_mount_points(&bundle.spec, &sources)?;
+    }
+    let exports = to_vm::exports(&bundle.spec, &sources, has_upper);
     let virtio_console = chosen.virtio_console;
     let sockets = socket_binds::host_sockets(&bundle.spec);
     let plan = Plan { device_program, kernel, initrd, exports, virtio_console, size, sockets, config };

@@ -76,6 +76,8 @@ pub(crate) struct Sandbox {
     pub(crate) ready: UnixListener,
     /// What its guest says.
     pub(crate) console: ConsoleTail,
+    /// What it is made of.
+    pub(crate) size: MachineSize,
     // The machine goes first: its device process must not see the guest's last requests fail.
     /// Its machine.
     pub(crate) vm: Box<dyn Vm>,
@@ -115,7 +117,7 @@ impl Sandbox {
             Ok(Some(end)) if end != DevicesEnd::Disconnected => StartError::DevicesEnded(end),
             _ => StartError::Machine(error),
         })?;
-        Ok(Self { directory, ready, console, vm, devices })
+        Ok(Self { directory, ready, console, size: plan.size, vm, devices })
     }
 
     /// Poll readable once the machine or the device process, in this order, has ended.

@@ -11,6 +11,7 @@ pub use exec::ExecSpec;
 pub use process::window_size;
 
 use std::ffi::CString;
+use std::num::NonZeroU64;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -27,6 +28,7 @@ use crate::rootfs::nodes::Node;
 use crate::rootfs::options::{MountOptions, OptionError};
 use crate::rootfs::path::clean;
 use crate::rootfs::propagation::Propagation;
+use crate::rootfs::upper::Upper;
 use crate::security::identity_map::IdentityMap;
 use crate::security::seccomp::Filter;
 use crate::security::sysctl::Sysctl;
@@ -56,6 +58,8 @@ pub struct ContainerSpec {
     pub confinement: Arc<Confinement>,
     /// Below the share.
     pub root: String,
+    /// Where what the workload changes of it goes, if not to the share.
+    pub upper: Option<Upper>,
     /// Whether the workload may not write to it.
     pub readonly: bool,
     /// In their order.
@@ -148,6 +152,8 @@ impl ContainerSpec {
             process: process::process_spec(process)?,
             confinement: Arc::new(confinement(request.seccomp.as_ref(), request.personality)?),
             root: share_path(root.share_path)?,
+            upper: NonZeroU64::new(root.tmpfs_upper_bytes)
+                .map(|bytes| Upper { bytes, in_user_namespace: namespaces.user }),
             readonly: root.readonly,
             mounts: request.mounts.into_iter().map(mount).collect::<Result<_, _>>()?,
             hostname: hostname(request.hostname)?,
