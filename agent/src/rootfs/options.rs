@@ -22,6 +22,8 @@ pub struct MountOptions {
     pub superblock: Vec<&'static str>,
     /// Parameters of the file system: `key` or `key=value`.
     pub data: Vec<String>,
+    /// The ids of the bind are mapped, which has been done on the host.
+    pub id_map: bool,
     /// `tmpcopyup` was given: a tmpfs begins with a copy of what is in its place.
     pub copy_up: bool,
     /// `remount` was given: a mount that is there is changed.
@@ -58,6 +60,7 @@ enum Effect {
     Superblock(&'static str),
     Bind(Bind),
     CopyUp,
+    IdMap,
     Remount,
     Unsupported,
 }
@@ -118,8 +121,9 @@ fn table(option: &str) -> Option<Effect> {
         // Those of mount(2) that Linux does not look at any more, or only for messages.
         "defaults" | "silent" | "loud" | "acl" | "noacl" | "iversion" | "noiversion" => Effect::Nothing,
         "tmpcopyup" => Effect::CopyUp,
+        "idmap" | "ridmap" => Effect::IdMap,
         "remount" => Effect::Remount,
-        "copy-symlink" | "idmap" | "ridmap" => Effect::Unsupported,
+        "copy-symlink" => Effect::Unsupported,
         _ => return None,
     })
 }
@@ -139,12 +143,14 @@ impl MountOptions {
             superblock: Vec::new(),
             data: Vec::new(),
             copy_up: false,
+            id_map: false,
             remount: false,
         };
         for option in options {
             parsed.add(option)?;
         }
         match parsed.data.first() {
+            _ if parsed.id_map && parsed.bind.is_none() => Err(OptionError::Unsupported("idmap".to_owned())),
             Some(unknown) if parsed.bind.is_some() => Err(OptionError::UnknownForBind(unknown.clone())),
             _ => Ok(parsed),
         }
@@ -189,6 +195,7 @@ impl MountOptions {
             Some(Effect::Bind(Bind::Single)) => self.bind = self.bind.or(Some(Bind::Single)),
             Some(Effect::CopyUp) => self.copy_up = true,
             Some(Effect::Remount) => self.remount = true,
+            Some(Effect::IdMap) => self.id_map = true,
             Some(Effect::Unsupported) => return Err(OptionError::Unsupported(option.to_owned())),
             None => self.data.push(option.to_owned()),
         }
@@ -278,6 +285,9 @@ mod tests {
 
     #[test]
     fn what_is_not_done_is_refused_rather_than_ignored() {
-        assert_eq!(parse(&["idmap"], true), Err(OptionError::Unsupported("idmap".into())));
+        let copy = "copy-symlink";
+        assert_eq!(parse(&[copy], false), Err(OptionError::Unsupported(copy.into())));
+        assert_eq!(parse(&["idmap"], false), Err(OptionError::Unsupported("idmap".into())));
+        assert!(parse(&["idmap"], true).is_ok());
     }
 }

@@ -72,8 +72,13 @@ fn what_the_specification_forbids_is_told_by_field() {
         ("/root", json!(null), "root is missing"),
         (
             "/mounts",
+            json!([{"destination": "/a", "type": "bind", "source": "/", "options": ["bind", "copy-symlink"]}]),
+            "mounts[0].options `copy-symlink` is not supported",
+        ),
+        (
+            "/mounts",
             json!([{"destination": "/a", "type": "bind", "source": "/", "options": ["bind", "idmap"]}]),
-            "mounts[0].options `idmap` is not supported",
+            "mounts[0].options asks for id-mapping, but neither the mount nor a user namespace in linux has mappings",
         ),
         ("/root/path", json!(""), "root.path is empty"),
         ("/process", json!(null), "process is missing"),

@@ -9,6 +9,7 @@ pub(crate) mod device_binds;
 pub(crate) mod device_rules;
 pub(crate) mod devices;
 pub(crate) mod fields;
+pub(crate) mod id_map;
 pub(crate) mod limits;
 pub(crate) mod load;
 pub(crate) mod machine_size;

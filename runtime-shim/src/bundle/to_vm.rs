@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use device_config::Export;
 use oci_spec::runtime::Spec;
 
+use super::id_map;
 use super::mounts;
 use super::sources::Sources;
 
@@ -25,6 +26,7 @@ pub(crate) fn exports(spec: &Spec, sources: &Sources, has_upper: bool) -> Vec<Ex
         source: sources.rootfs.clone(),
         destination: PathBuf::from(ROOTFS),
         read_only: root_read_only,
+        id_map: None,
     };
     let binds = sources.binds.iter().filter_map(|(index, source)| {
         let mount = spec.mounts().as_ref()?.get(*index)?;
@@ -32,6 +34,8 @@ pub(crate) fn exports(spec: &Spec, sources: &Sources, has_upper: bool) -> Vec<Ex
             source: source.clone(),
             destination: PathBuf::from(mount_place(*index)),
             read_only: mounts::is_read_only(mount),
+            // It has been checked that there is no error.
+            id_map: id_map::of_mount(spec, *index, mount).ok()?,
         })
     });
     std::iter::once(rootfs).chain(binds).collect()

@@ -5,6 +5,7 @@ use agent_protocol::agent as proto;
 use oci_spec::runtime::{LinuxNamespaceType, Process, Spec};
 
 use super::devices::{self, DeviceError};
+use super::id_map::{self, IdMapError};
 use super::limits::{self, LimitError};
 use super::namespaces::{self, NamespaceError};
 use super::rights::{self, RightsError};
@@ -51,6 +52,9 @@ pub(crate) enum SpecError {
         /// Which.
         option: String,
     },
+    /// Ids of a mount.
+    #[error(transparent)]
+    IdMap(#[from] IdMapError),
     /// A name that would be set for more than the container.
     #[error("{0} needs a new uts namespace in linux.namespaces")]
     NameWithoutNamespace(&'static str),
@@ -164,8 +168,8 @@ pub(crate) fn check_process(process: &Process) -> Result<(), SpecError> {
     Ok(rights::apply(process, &mut proto::Process::default())?)
 }
 
-/// The server of the share does not offer id-mapped mounts (FUSE_ALLOW_IDMAP).
-const UNSUPPORTED_OPTIONS: [&str; 3] = ["idmap", "ridmap", "copy-symlink"];
+/// Of later versions of the specification.
+const UNSUPPORTED_OPTIONS: [&str; 1] = ["copy-symlink"];
 
 fn check_mounts(spec: &Spec) -> Result<(), SpecError> {
     for (index, mount) in spec.mounts().iter().flatten().enumerate() {
@@ -180,6 +184,7 @@ fn check_mounts(spec: &Spec) -> Result<(), SpecError> {
                 return Err(SpecError::MountOption { index, option: option.to_owned() });
             }
         }
+        id_map::of_mount(spec, index, mount)?;
         if mounts::is_bind(mount) && source.is_empty() {
             return Err(SpecError::Missing(field("source")));
         }

@@ -135,7 +135,7 @@ impl Outcome {
 }
 
 fn export(source: &Path, destination: &str) -> Export {
-    Export { source: source.into(), destination: destination.into(), read_only: false }
+    Export { source: source.into(), destination: destination.into(), read_only: false, id_map: None }
 }
 
 #[test]

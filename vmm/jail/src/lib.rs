@@ -17,6 +17,8 @@ mod mount_attributes;
 mod plan;
 pub mod process;
 pub mod root;
+mod user_namespace;
 
 pub use mount_attributes::MountAttributes;
-pub use plan::{Bind, PlanError, RootPlan};
+
+pub use plan::{Bind, IdMap, IdRange, PlanError, RootPlan};

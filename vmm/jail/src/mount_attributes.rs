@@ -2,7 +2,7 @@
 //! `mount_setattr(2)`, Linux 5.12. Propagation ends with it, too: what gets attributes here is private.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
 /// Attributes that a mount gets in addition to those it has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,17 +35,30 @@ impl MountAttributes {
     fn apply(self, mount: impl AsFd, flags: libc::c_int) -> io::Result<()> {
         let attributes =
             libc::mount_attr { attr_set: self.0, attr_clr: 0, propagation: libc::MS_PRIVATE, userns_fd: 0 };
-        // SAFETY: the path is empty and NUL-terminated, `attributes` outlives the call, and the size is its own.
-        let result = unsafe {
-            libc::syscall(
-                libc::SYS_mount_setattr,
-                mount.as_fd().as_raw_fd(),
-                c"".as_ptr(),
-                flags,
-                &raw const attributes,
-                size_of::<libc::mount_attr>(),
-            )
-        };
-        if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+        set(mount, flags, &attributes)
     }
+}
+
+/// Lets the owners of `mount`'s files appear as those that the user namespace maps them to, and of all mounts below
+/// it if `recursive`.
+pub(crate) fn map_ids(mount: impl AsFd, namespace: BorrowedFd<'_>, recursive: bool) -> io::Result<()> {
+    let userns_fd = u64::try_from(namespace.as_raw_fd()).map_err(io::Error::other)?;
+    let attributes =
+        libc::mount_attr { attr_set: libc::MOUNT_ATTR_IDMAP, attr_clr: 0, propagation: 0, userns_fd };
+    set(mount, libc::AT_EMPTY_PATH | if recursive { libc::AT_RECURSIVE } else { 0 }, &attributes)
+}
+
+fn set(mount: impl AsFd, flags: libc::c_int, attributes: &libc::mount_attr) -> io::Result<()> {
+    // SAFETY: the path is empty and NUL-terminated, `attributes` outlives the call, and the size is its own.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            mount.as_fd().as_raw_fd(),
+            c"".as_ptr(),
+            flags,
+            std::ptr::from_ref(attributes),
+            size_of::<libc::mount_attr>(),
+        )
+    };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }

@@ -21,6 +21,30 @@ pub struct Bind {
     pub destination: PathBuf,
     /// Refuse writes, in every mount below `source` too. The host's kernel enforces it.
     pub read_only: bool,
+    /// How the owners of its files appear, if not as they are.
+    pub id_map: Option<IdMap>,
+}
+
+/// Ids of an id-mapped mount.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct IdMap {
+    /// Users.
+    pub uids: Vec<IdRange>,
+    /// Groups.
+    pub gids: Vec<IdRange>,
+    /// Those of the mounts below the source too.
+    pub recursive: bool,
+}
+
+/// Consecutive ids.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct IdRange {
+    /// The first as the file system stores it.
+    pub stored: u32,
+    /// The first as it appears.
+    pub shown: u32,
+    /// How many.
+    pub size: u32,
 }
 
 /// A plan that contradicts itself.
@@ -77,7 +101,7 @@ mod tests {
     use super::*;
 
     fn bind(source: &str, destination: &str) -> Bind {
-        Bind { source: source.into(), destination: destination.into(), read_only: false }
+        Bind { source: source.into(), destination: destination.into(), read_only: false, id_map: None }
     }
 
     fn validate(binds: Vec<Bind>) -> Result<(), PlanError> {

@@ -29,8 +29,9 @@ use rustix::mount::{
 use rustix::process::{chroot, fchdir, pivot_root};
 use rustix::thread::{UnshareFlags, unshare_unsafe};
 
-use crate::mount_attributes::MountAttributes;
-use crate::plan::{Bind, PlanError, RootPlan};
+use crate::mount_attributes::{self, MountAttributes};
+use crate::plan::{Bind, IdMap, PlanError, RootPlan};
+use crate::user_namespace;
 
 /// The step at which a new root could not be made.
 #[derive(Debug, thiserror::Error)]
@@ -52,6 +53,12 @@ pub enum RootError {
     Clone { path: PathBuf, source: io::Error },
     #[error("cannot restrict the mount of {} (this needs Linux 5.12)", path.display())]
     Restrict { path: PathBuf, source: io::Error },
+    #[error("cannot make a user namespace with the ids of {}", path.display())]
+    MakeIdMap { path: PathBuf, source: io::Error },
+    #[error(
+        "cannot map the ids of {}: its file system cannot do that, or they are mapped already", path.display()
+    )]
+    MapIds { path: PathBuf, source: io::Error },
     #[error("cannot make {} in the new root directory", path.display())]
     MakeMountPoint { path: PathBuf, source: io::Error },
     #[error("cannot mount {} in the new root directory", path.display())]
@@ -139,10 +146,23 @@ pub fn clone_source(bind: &Bind) -> Result<SourceTree, RootError> {
         Err(error) => return Err(RootError::Clone { path, source: error.into() }),
     };
     let attributes = if bind.read_only { MountAttributes::INERT_READ_ONLY } else { MountAttributes::INERT };
-    match attributes.apply_recursively(&mount) {
-        Ok(()) => Ok(SourceTree { mount, is_directory }),
-        Err(source) => Err(RootError::Restrict { path, source }),
+    if let Err(source) = attributes.apply_recursively(&mount) {
+        return Err(RootError::Restrict { path, source });
     }
+    if let Some(map) = &bind.id_map {
+        map_ids(&mount, map, path)?;
+    }
+    Ok(SourceTree { mount, is_directory })
+}
+
+/// Possible as long as the mount has not been attached anywhere.
+fn map_ids(mount: &OwnedFd, map: &IdMap, path: PathBuf) -> Result<(), RootError> {
+    let namespace = match user_namespace::of_map(map) {
+        Ok(namespace) => namespace,
+        Err(source) => return Err(RootError::MakeIdMap { path, source }),
+    };
+    mount_attributes::map_ids(mount, namespace.as_fd(), map.recursive)
+        .map_err(|source| RootError::MapIds { path, source })
 }
 
 /// A tmpfs stacked upon the present root, where nothing but the returned descriptor leads to it.

@@ -7,7 +7,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::{ErrorKind, Write};
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
 use std::path::{Path, PathBuf};
 
 use jail::root::{RootError, enter};
@@ -24,7 +24,7 @@ fn host_directory() -> (TempDir, PathBuf) {
 }
 
 fn bind(source: &Path, destination: &str, read_only: bool) -> Bind {
-    Bind { source: source.into(), destination: destination.into(), read_only }
+    Bind { source: source.into(), destination: destination.into(), read_only, id_map: None }
 }
 
 fn plan(binds: Vec<Bind>) -> RootPlan {
@@ -220,4 +220,40 @@ fn proc_self_fd_leads_to_descriptors_only() {
     });
 
     assert_eq!(thread.join().unwrap(), (true, rustix::io::Errno::NOENT));
+}
+
+#[test]
+fn owners_appear_as_they_are_mapped_and_are_stored_as_the_map_says() {
+    let (_guard, host) = host_directory();
+    // The file system of temporary directories need not be able to.
+    mount("tmpfs", &host, "tmpfs", MountFlags::empty(), None).unwrap();
+    fs::write(host.join("file"), "").unwrap();
+    let range = vec![jail::IdRange { stored: 0, shown: 5000, size: 10 }];
+    let map = jail::IdMap { uids: range.clone(), gids: range, recursive: false };
+    let binds = vec![Bind { id_map: Some(map), ..bind(&host, "mapped", false) }];
+    let (owner, error) = confined(plan(binds), || {
+        let owner = fs::metadata("/mapped/file").unwrap();
+        chown("/mapped/file", Some(5003), Some(5004)).unwrap();
+        ((owner.uid(), owner.gid()), chown("/mapped/file", Some(0), None).unwrap_err())
+    });
+    let stored = fs::metadata(host.join("file")).unwrap();
+    unmount(&host, UnmountFlags::empty()).unwrap();
+
+    assert_eq!(owner, (5000, 5000));
+    assert_eq!((stored.uid(), stored.gid()), (3, 4));
+    // Who is not mapped cannot own anything there.
+    assert_eq!(error.raw_os_error(), Some(rustix::io::Errno::OVERFLOW.raw_os_error()));
+}
+
+#[test]
+fn ids_that_cannot_be_mapped_are_an_error() {
+    let (_guard, host) = host_directory();
+    let range = |size| vec![jail::IdRange { stored: 0, shown: 5000, size }];
+    let map = |size| jail::IdMap { uids: range(size), gids: range(size), recursive: false };
+    let refusal = |source: &Path, size| {
+        refusal(plan(vec![Bind { id_map: Some(map(size)), ..bind(source, "mapped", false) }]))
+    };
+    assert!(matches!(refusal(&host, 0), RootError::MakeIdMap { .. }));
+    // procfs has no owners of its own.
+    assert!(matches!(refusal(Path::new("/proc/sys"), 1), RootError::MapIds { .. }));
 }

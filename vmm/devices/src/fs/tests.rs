@@ -118,7 +118,7 @@ impl Rig {
 }
 
 fn export(source: &Path, destination: &str, read_only: bool) -> Export {
-    Export { source: source.into(), destination: destination.into(), read_only }
+    Export { source: source.into(), destination: destination.into(), read_only, id_map: None }
 }
 
 fn host_directory() -> (tempfile::TempDir, PathBuf) {
