@@ -67,4 +67,6 @@ pub struct Confinement {
     pub seccomp: Option<Filter>,
     /// Execution domain of personality(2).
     pub personality: Option<u32>,
+    /// Name of their session keyring.
+    pub keyring: CString,
 }

@@ -26,7 +26,7 @@ use crate::process::hooks::Hooks;
 use crate::process::{Confinement, ProcessSpec, executable};
 use crate::rootfs::path::file_type;
 use crate::security::user::{Identity, UserError};
-use crate::sys::signals;
+use crate::sys::{keyring, signals};
 
 /// Runs the whole life of a child, whose failure is reported.
 pub fn report(control: &ChildEnd, life: impl FnOnce() -> Result<Infallible, Failure>) -> Infallible {
@@ -87,6 +87,8 @@ pub(super) fn execute(
     set_home(&mut env, &identity);
     own_stdio(identity.uid())?;
     umask(Mode::from_raw_mode(process.umask));
+    keyring::join_session(&confinement.keyring)
+        .map_err(system("cannot join the container's session keyring"))?;
     if let Some(console) = console {
         control.report_terminal(console.master.as_fd()).map_err(system("cannot hand over the terminal"))?;
     }

@@ -5,6 +5,7 @@
 pub mod bpf;
 pub mod clone3;
 pub mod event_loop;
+pub mod keyring;
 pub mod mount_api;
 pub mod namespaces;
 pub mod network;

@@ -17,6 +17,7 @@ use crate::guest::{Guest, command, exec_of, with_guest};
 
 pub(crate) const TESTS: &[Test] = &[
     ("it_is_in_every_namespace_and_the_cgroup_of_the_init", namespaces),
+    ("it_has_the_session_keyring_of_the_init", keyring),
     ("without_a_pid_namespace_it_works_too", shared_pids),
     ("user_environment_and_directory_are_its_own", identity),
     ("a_missing_working_directory_is_not_made", working_directory),
@@ -37,6 +38,17 @@ async fn sleeper(guest: &Guest) -> Arc<Container> {
     let container = guest.create(request).await.unwrap();
     container.start().await.unwrap();
     container
+}
+
+/// One of the container's name, not the agent's, and not another for each process.
+fn keyring() {
+    with_guest(async |guest| {
+        let container = sleeper(&guest).await;
+        let script = "grep -o 'keyring .*_ses.*' /proc/keys";
+        let outcome = guest.exec(&container, exec_of(&["sh", "-c", script])).await.unwrap().success();
+        let own = format!("_ses.{}: empty", container.id());
+        assert_eq!(outcome.lines().filter(|line| line.ends_with(&own)).count(), 1, "{outcome}");
+    });
 }
 
 fn namespaces() {

@@ -17,6 +17,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("a_tmpfs_has_its_size_and_mode", tmpfs),
     ("a_read_only_tmpfs_is_filled_first", readonly_tmpfs),
     ("mount_attributes_are_set", attributes),
+    ("a_remount_changes_what_is_mounted", remount),
     ("the_default_devices_work", devices),
     ("an_existing_device_is_kept_and_a_wrong_one_covered", existing_devices),
     ("nothing_of_the_guest_is_left_in_the_mount_table", mount_table),
@@ -69,6 +70,31 @@ fn file_bind() {
         fs::write(guest.share.join("mounts/0"), "content").unwrap();
         let mounts = [mount_of("bind", "mounts/0", "/etc/new/file", &["bind", "ro"])];
         assert_eq!(guest.run(with_mounts("cat /etc/new/file", &mounts)).await.unwrap().success(), "content");
+    });
+}
+
+fn remount() {
+    with_guest(async |guest| {
+        fs::create_dir(guest.share.join("mounts/0")).unwrap();
+        let mut mounts = vec![
+            mount_of("tmpfs", "tmpfs", "/scratch", &["size=64k", "nodev"]),
+            mount_of("", "", "/scratch", &["remount", "size=128k", "noexec"]),
+            mount_of("bind", "mounts/0", "/data", &["bind", "nosuid"]),
+            mount_of("bind", "", "/data", &["bind", "remount", "ro"]),
+        ];
+        let output =
+            guest.run(with_mounts("grep -E ' /(scratch|data) ' /proc/mounts", &mounts)).await.unwrap();
+        let output = output.success();
+        let [scratch, data] = output.lines().collect::<Vec<_>>()[..] else { panic!("{output}") };
+        for (line, options) in [(scratch, ["noexec", "size=128k"]), (data, ["ro", "relatime"])] {
+            let found: Vec<&str> = line.split(' ').nth(3).unwrap().split(',').collect();
+            assert!(options.iter().all(|option| found.contains(option)), "{line}");
+            // As with mount(2), what is not named is taken away.
+            assert!(!found.contains(&"nodev") && !found.contains(&"nosuid"), "{line}");
+        }
+        mounts.push(mount_of("", "", "/nothing", &["remount", "ro"]));
+        let failure = guest.run(with_mounts("true", &mounts)).await.unwrap_err();
+        assert!(failure.message.contains("\"/nothing\""), "{failure}");
     });
 }
 

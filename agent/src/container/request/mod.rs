@@ -147,10 +147,11 @@ impl ContainerSpec {
             return Err(RequestError::TooMany("mounts"));
         }
         let offsets = lives::time_offsets(&request.time_offsets, namespaces)?;
+        let id = name("container id", request.container_id)?;
         Ok(Self {
-            id: name("container id", request.container_id)?,
             process: process::process_spec(process)?,
-            confinement: Arc::new(confinement(request.seccomp.as_ref(), request.personality)?),
+            confinement: Arc::new(confinement(&id, request.seccomp.as_ref(), request.personality)?),
+            id,
             root: share_path(root.share_path)?,
             upper: NonZeroU64::new(root.tmpfs_upper_bytes)
                 .map(|bytes| Upper { bytes, in_user_namespace: namespaces.user }),
@@ -267,6 +268,7 @@ fn namespaces(requested: &[agent::Namespace]) -> Result<Namespaces, RequestError
 }
 
 fn confinement(
+    id: &str,
     seccomp: Option<&agent::Seccomp>,
     personality: Option<u32>,
 ) -> Result<Confinement, RequestError> {
@@ -276,7 +278,9 @@ fn confinement(
             invalid("linux.seccomp", &size, "1 to 4096 instructions of 8 bytes are allowed")
         })
     };
-    Ok(Confinement { seccomp: seccomp.map(filter).transpose()?, personality })
+    // As runc names it.
+    let keyring = c_string("container id", format!("_ses.{id}"))?;
+    Ok(Confinement { seccomp: seccomp.map(filter).transpose()?, personality, keyring })
 }
 
 fn propagation(name: &str) -> Result<Option<Propagation>, RequestError> {
