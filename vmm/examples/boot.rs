@@ -34,6 +34,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         kernel_parameters,
         console: std::io::stdout().as_fd().try_clone_to_owned()?,
         devices: Vec::new(),
+        own_balloon: false,
     })?;
     let started = begin.elapsed();
     let exit = vm.wait()?;

@@ -28,6 +28,9 @@ pub struct VmConfig {
     pub console: OwnedFd,
     /// vhost-user devices, in the order in which the guest sees them.
     pub devices: Vec<VhostUserDevice>,
+    /// The guest has a virtio-balloon of the driver's own, which gives the memory that it frees back to the host. Only
+    /// `qemu` has one; for another driver it is one of `devices`.
+    pub own_balloon: bool,
 }
 
 /// Whether `word` can stand on a kernel command line as one parameter: printable ASCII, without a quote, which would
@@ -64,4 +67,6 @@ pub enum DeviceKind {
     Rng,
     /// virtio-console, virtio 1.2 section 5.3.
     Console,
+    /// virtio-balloon, virtio 1.2 section 5.5, with free page reporting.
+    Balloon,
 }

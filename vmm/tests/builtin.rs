@@ -65,6 +65,7 @@ impl Bench {
             verbose_console: false,
             console: self.console_end.try_clone().unwrap(),
             devices: Vec::new(),
+            own_balloon: false,
         }
     }
 

@@ -113,6 +113,7 @@ fn config(folder: &Path, cpus: u8, act: &str) -> (VmConfig, UnixStream) {
         verbose_console: false,
         console: theirs.into(),
         devices: Vec::new(),
+        own_balloon: false,
     };
     (config, ours)
 }

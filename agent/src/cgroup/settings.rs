@@ -11,6 +11,9 @@ use crate::cgroup::Cgroup;
 /// What one write to such a file may have.
 const LONGEST_VALUE: usize = 4096;
 
+/// Limits of memory are rounded to it.
+const PAGE_SIZE: u64 = 4096;
+
 /// Files that are not limits, but acts on processes or the shape of the hierarchy, which is the agent's.
 const NO_LIMITS: &[&str] = &[
     "cgroup.events",
@@ -63,6 +66,17 @@ pub enum SettingError {
     /// What is used could not be read.
     #[error("cannot read memory.current")]
     ReadUsage(#[source] io::Error),
+    /// More than there is.
+    #[error(
+        "cannot set memory.max to {limit}: the machine of the container has {total} bytes of memory, and does not \
+         grow while it runs"
+    )]
+    AboveMachine {
+        /// The new limit in bytes.
+        limit: u64,
+        /// All that the guest's kernel has in bytes.
+        total: u64,
+    },
 }
 
 impl Setting {
@@ -134,13 +148,31 @@ impl Cgroup {
     ///
     /// [`SettingError::InUse`].
     pub fn check_memory(&self, settings: &[Setting]) -> Result<(), SettingError> {
-        let limit = settings.iter().rfind(|setting| setting.file == "memory.max");
-        let Some(limit) = limit.and_then(|setting| setting.value.parse::<u64>().ok()) else { return Ok(()) };
+        let Some(limit) = memory_limit(settings) else { return Ok(()) };
         let used = fs::read_to_string(self.path().join("memory.current")).map_err(SettingError::ReadUsage)?;
         match used.trim().parse::<u64>() {
             Ok(used) if used > limit => Err(SettingError::InUse { limit, used }),
             _ => Ok(()),
         }
+    }
+
+    /// Refuses a memory limit that promises more than the machine has, unless it is the one that there is.
+    ///
+    /// # Errors
+    ///
+    /// [`SettingError::AboveMachine`].
+    pub fn check_machine(&self, settings: &[Setting]) -> Result<(), SettingError> {
+        let Some(limit) = memory_limit(settings) else { return Ok(()) };
+        let machine = rustix::system::sysinfo();
+        let total = machine.totalram.saturating_mul(u64::from(machine.mem_unit));
+        let is_unchanged = || {
+            let current = fs::read_to_string(self.path().join("memory.max")).ok()?;
+            Some(current.trim().parse::<u64>().ok()? / PAGE_SIZE == limit / PAGE_SIZE)
+        };
+        if limit > total && is_unchanged() != Some(true) {
+            return Err(SettingError::AboveMachine { limit, total });
+        }
+        Ok(())
     }
 
     fn write(&self, setting: &Setting) -> io::Result<()> {
@@ -165,6 +197,11 @@ impl Setting {
             _ => SettingError::Write { file, value: self.value.clone(), source },
         }
     }
+}
+
+/// The last `memory.max`, if it is a number.
+fn memory_limit(settings: &[Setting]) -> Option<u64> {
+    settings.iter().rfind(|setting| setting.file == "memory.max")?.value.parse().ok()
 }
 
 /// Turns on, for the cgroups below `parent`, every controller that it has.

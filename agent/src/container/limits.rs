@@ -92,6 +92,7 @@ impl Container {
         if !status.can_signal() {
             return Err(LimitError::NotRunning { id: self.id.clone(), status });
         }
+        self.cgroup.check_machine(&resources.settings)?;
         self.limits.set(&self.cgroup, resources)
     }
 }

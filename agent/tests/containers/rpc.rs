@@ -284,9 +284,14 @@ fn resources() {
         let resume = api::ResumeContainerRequest { container_id: id(), ..Default::default() };
         assert!(client.resume_container(within(), &resume).await.unwrap().failure.is_none());
 
-        for (file, kind) in [("no.such", Kind::KIND_SYSTEM), ("cgroup.procs", Kind::KIND_INVALID_REQUEST)] {
+        for (file, value, kind) in [
+            ("no.such", "1", Kind::KIND_SYSTEM),
+            ("cgroup.procs", "1", Kind::KIND_INVALID_REQUEST),
+            // More than any machine has.
+            ("memory.max", "1152921504606846976", Kind::KIND_SYSTEM),
+        ] {
             let setting =
-                api::CgroupSetting { file: file.to_owned(), value: "1".to_owned(), ..Default::default() };
+                api::CgroupSetting { file: file.to_owned(), value: value.to_owned(), ..Default::default() };
             let limits = api::Resources { cgroup: vec![setting], ..Default::default() };
             let update = api::UpdateContainerRequest {
                 container_id: id(),

@@ -22,6 +22,7 @@ pub(super) fn main(_arguments: &Arguments, _global: &Global) -> Result<u8, Failu
         "linux": {
             "namespaces": ["cgroup", "ipc", "mount", "network", "pid", "uts"],
             "cgroup": { "v1": true, "v2": true, "systemd": false, "systemdUser": false },
+            "mountExtensions": { "idmap": { "enabled": true } },
             "apparmor": { "enabled": false },
             "selinux": { "enabled": false },
         },

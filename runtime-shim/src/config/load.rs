@@ -74,7 +74,7 @@ fn invalid(path: &Path, text: &str, error: &toml::de::Error) -> LoadError {
 mod tests {
     use vmm::hypervisor::select::{Choice, EmulationPolicy};
 
-    use super::super::{Annotation, Emulated, RootfsUpper};
+    use super::super::{Annotation, Balloon, Emulated, RootfsUpper};
     use super::*;
 
     fn error_in(text: &str) -> String {
@@ -89,6 +89,7 @@ mod tests {
             initrd = "/i"
             memory = "1G"
             cpus = 2
+            balloon = "on"
             rootfs_upper = "tmpfs:64M"
             allow_annotations = ["cpus"]
             debug = true
@@ -105,6 +106,7 @@ mod tests {
         let config = parse(Path::new("c.toml"), text).unwrap();
         assert_eq!(config.hypervisor, Choice::Qemu);
         assert_eq!((config.memory.mib(), config.cpus.count().get()), (1024, 2));
+        assert_eq!(config.balloon, Balloon::On);
         assert_eq!(config.rootfs_upper, RootfsUpper::Tmpfs { mib: Some(64) });
         assert_eq!(config.allow_annotations, [Annotation::Cpus]);
         assert_eq!(config.software_emulation, EmulationPolicy::Deny);

@@ -11,12 +11,14 @@ use serde::Deserialize;
 use vmm::hypervisor::select::{Choice, EmulationPolicy};
 
 mod annotation;
+mod balloon;
 mod cpus;
 mod load;
 mod memory;
 mod rootfs_upper;
 
 pub(crate) use annotation::Annotation;
+pub(crate) use balloon::Balloon;
 pub(crate) use cpus::Cpus;
 pub(crate) use load::{LoadError, load};
 pub(crate) use memory::{MAX_MIB as MAX_MEMORY_MIB, MemorySize};
@@ -39,6 +41,9 @@ pub(crate) struct Config {
     /// The guest's vCPUs, where the bundle has no limit.
     #[serde(default)]
     pub(crate) cpus: Cpus,
+    /// Whether the memory that the guest frees goes back to the host.
+    #[serde(default)]
+    pub(crate) balloon: Balloon,
     /// Where a container's writes to its root file system go.
     #[serde(default)]
     pub(crate) rootfs_upper: RootfsUpper,
@@ -72,6 +77,7 @@ impl Default for Config {
             initrd: None,
             memory: MemorySize::default(),
             cpus: Cpus::default(),
+            balloon: Balloon::default(),
             rootfs_upper: RootfsUpper::default(),
             allow_annotations: Annotation::all(),
             fixed: Fixed::default(),

@@ -70,6 +70,7 @@ fn sandbox(machine: &FakeMachine) -> Sandbox {
         initrd: "/initrd".into(),
         exports: Vec::new(),
         virtio_console: false,
+        own_balloon: false,
         config: &Config::default(),
     };
     Sandbox::start(plan, machine).unwrap()

@@ -12,7 +12,9 @@ use std::time::Duration;
 
 use agent_protocol::SHARE_TAG;
 use child::{BoundProcess, Inherited, sealed_file};
-use device_config::{ConsoleConfig, DeviceProcessConfig, Export, FsConfig, RngConfig, VsockConfig};
+use device_config::{
+    BalloonConfig, ConsoleConfig, DeviceProcessConfig, Export, FsConfig, RngConfig, VsockConfig,
+};
 use vmm::config::{DeviceKind, VhostUserDevice};
 
 use super::directory::{DirectoryError, SandboxDirectory};
@@ -88,15 +90,23 @@ impl fmt::Display for DevicesEnd {
     }
 }
 
+/// Devices that not every sandbox has.
+#[derive(Debug, Default)]
+pub(crate) struct MoreDevices {
+    /// Where the output of a virtio-console goes.
+    pub(crate) console: Option<OwnedFd>,
+    /// A virtio-balloon.
+    pub(crate) balloon: bool,
+}
+
 impl DeviceProcess {
-    /// Starts `program`; returns the process and, for the hypervisor, the frontends' ends of its devices. One of
-    /// them is a virtio-console if there is somewhere for its output.
+    /// Starts `program`; returns the process and, for the hypervisor, the frontends' ends of its devices.
     pub(crate) fn spawn(
         program: &Path,
         directory: &SandboxDirectory,
         exports: Vec<Export>,
         options: &VirtioFs,
-        console: Option<OwnedFd>,
+        more: MoreDevices,
     ) -> Result<(Self, Vec<VhostUserDevice>), DevicesError> {
         let prepare = |step| move |source| DevicesError::Prepare { step, source };
         let mut inherited = Inherited::default();
@@ -126,7 +136,13 @@ impl DeviceProcess {
             guest_cid: GUEST_CID,
         };
         let rng = RngConfig { listener_fd: backend(DeviceKind::Rng, "rng", &mut inherited)? };
-        let console = match console {
+        let balloon = if more.balloon {
+            let listener_fd = backend(DeviceKind::Balloon, "balloon", &mut inherited)?;
+            Some(BalloonConfig { listener_fd })
+        } else {
+            None
+        };
+        let console = match more.console {
             Some(output) => Some(ConsoleConfig {
                 listener_fd: backend(DeviceKind::Console, "console", &mut inherited)?,
                 output_fd: inherited.add(output),
@@ -140,6 +156,7 @@ impl DeviceProcess {
             vsock: Some(vsock),
             rng: Some(rng),
             console,
+            balloon,
         };
         let process = Self::run(program, &config, inherited, status.into(), lifeline)?;
         Ok((process, frontends))

@@ -17,6 +17,8 @@ pub(crate) struct Chosen {
     /// Whether the driver takes a virtio-console, which costs an exit a line where the serial port costs one a
     /// character. QEMU has no vhost-user frontend for one.
     pub(crate) virtio_console: bool,
+    /// Whether the driver has a virtio-balloon of its own, as it has no vhost-user frontend for one.
+    pub(crate) own_balloon: bool,
 }
 
 /// No driver can be used.
@@ -43,9 +45,9 @@ pub(crate) fn choose(config: &Config, installation: &Installation) -> Result<Cho
             selection.reason
         ));
     }
-    let (hypervisor, virtio_console): (Box<dyn Hypervisor>, _) = match selection.driver {
-        Driver::Qemu(qemu) => (Box::new(qemu), false),
-        Driver::Builtin => (Box::new(Builtin { program: installation.vmm_program()? }), true),
+    let (hypervisor, is_qemu): (Box<dyn Hypervisor>, _) = match selection.driver {
+        Driver::Qemu(qemu) => (Box::new(qemu), true),
+        Driver::Builtin => (Box::new(Builtin { program: installation.vmm_program()? }), false),
     };
-    Ok(Chosen { hypervisor, emulated, virtio_console })
+    Ok(Chosen { hypervisor, emulated, virtio_console: !is_qemu, own_balloon: is_qemu })
 }

@@ -65,9 +65,17 @@ pub(crate) fn prepare<'a>(config: &'a Config, bundle: &Bundle) -> Result<Prepare
         make_mount_points(&bundle.spec, &sources)?;
     }
     let exports = to_vm::exports(&bundle.spec, &sources, has_upper);
-    let virtio_console = chosen.virtio_console;
-    let sockets = socket_binds::host_sockets(&bundle.spec);
-    let plan = Plan { device_program, kernel, initrd, exports, virtio_console, size, sockets, config };
+    let plan = Plan {
+        device_program,
+        kernel,
+        initrd,
+        exports,
+        virtio_console: chosen.virtio_console,
+        own_balloon: chosen.own_balloon,
+        size,
+        sockets: socket_binds::host_sockets(&bundle.spec),
+        config,
+    };
     Ok(Prepared { plan, chosen })
 }
 

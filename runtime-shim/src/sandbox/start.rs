@@ -11,7 +11,7 @@ use device_config::Export;
 use vmm::config::VmConfig;
 use vmm::hypervisor::{self, Hypervisor, Vm};
 
-use super::devices::{DeviceProcess, DevicesEnd, DevicesError};
+use super::devices::{DeviceProcess, DevicesEnd, DevicesError, MoreDevices};
 use super::directory::{DirectoryError, SandboxDirectory};
 use super::kernel_parameters::kernel_parameters;
 use super::socket_relay;
@@ -60,6 +60,8 @@ pub(crate) struct Plan<'a> {
     pub(crate) exports: Vec<Export>,
     /// Whether the driver takes a virtio-console.
     pub(crate) virtio_console: bool,
+    /// Whether the driver has a virtio-balloon of its own.
+    pub(crate) own_balloon: bool,
     /// Sockets of the host that the guest may connect to.
     pub(crate) sockets: Vec<HostSocket>,
     /// Memory and vCPUs.
@@ -101,8 +103,10 @@ impl Sandbox {
             .transpose()
             .map_err(StartError::Console)?;
         let options: &VirtioFs = &config.virtio_fs;
+        let balloon = config.balloon.is_wanted(plan.size.memory_mib);
+        let more = MoreDevices { console: fast_console, balloon: balloon && !plan.own_balloon };
         let (mut devices, frontends) =
-            DeviceProcess::spawn(&plan.device_program, &directory, plan.exports, options, fast_console)?;
+            DeviceProcess::spawn(&plan.device_program, &directory, plan.exports, options, more)?;
         let machine = VmConfig {
             cpus: plan.size.cpus,
             memory_mib: plan.size.memory_mib,
@@ -112,6 +116,7 @@ impl Sandbox {
             verbose_console: config.debug,
             console: console_end,
             devices: frontends,
+            own_balloon: balloon && plan.own_balloon,
         };
         let vm = driver.start(machine).map_err(|error| match devices.end_within(GRACE) {
             Ok(Some(end)) if end != DevicesEnd::Disconnected => StartError::DevicesEnded(end),

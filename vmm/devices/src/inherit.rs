@@ -20,6 +20,7 @@ pub(crate) struct Inherited {
     pub(crate) fs: Option<OwnedFd>,
     pub(crate) vsock: Option<VsockFds>,
     pub(crate) rng: Option<OwnedFd>,
+    pub(crate) balloon: Option<OwnedFd>,
     pub(crate) console: Option<ConsoleFds>,
 }
 
@@ -46,6 +47,7 @@ pub(crate) fn take(config_fd: i32) -> Result<Inherited> {
     let lifeline = fds.take(config.lifeline_fd)?;
     let fs = config.fs.as_ref().map(|fs| fds.take(fs.listener_fd)).transpose()?;
     let rng = config.rng.as_ref().map(|rng| fds.take(rng.listener_fd)).transpose()?;
+    let balloon = config.balloon.as_ref().map(|balloon| fds.take(balloon.listener_fd)).transpose()?;
     let vsock = match &config.vsock {
         Some(vsock) => Some(VsockFds {
             listener: fds.take(vsock.listener_fd)?,
@@ -62,7 +64,7 @@ pub(crate) fn take(config_fd: i32) -> Result<Inherited> {
         None => None,
     };
     fds.close_others()?;
-    Ok(Inherited { config, status, lifeline, fs, vsock, rng, console })
+    Ok(Inherited { config, status, lifeline, fs, vsock, rng, balloon, console })
 }
 
 fn read_config(fd: OwnedFd) -> Result<DeviceProcessConfig> {

@@ -6,6 +6,7 @@
 //!   │ virtio-mmio   │<───────socket────>│ server ── queue ── fs      ── /share     │
 //!   │ guest memory  │<═══════memfd═════>│                 ├─ vsock   ── unix sockets│
 //!   │ kick, call    │<──────eventfds───>│                 ├─ rng     ── getrandom  │
+//!   │               │                   │                 ├─ balloon ── the memfd  │
 //!   └───────────────┘                   │                 └─ console ── a descriptor│
 //!                                       └──────────────────────────────────────────┘
 //! ```
@@ -17,6 +18,7 @@
 //! The binary beside this library is the process that serves them.
 #![deny(clippy::indexing_slicing)]
 
+pub mod balloon;
 pub mod console;
 pub mod device;
 #[cfg(test)]

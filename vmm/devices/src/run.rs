@@ -7,6 +7,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use device_config::FsConfig;
+use devices::balloon::BalloonDevice;
 use devices::console::ConsoleDevice;
 use devices::fs::{FsDevice, FsError, options, share};
 use devices::rng::RngDevice;
@@ -51,7 +52,7 @@ fn one_line(error: &anyhow::Error) -> String {
 }
 
 fn serve_all(inherited: Inherited) -> Result<()> {
-    let Inherited { config, mut status, lifeline, fs, vsock, rng, console } = inherited;
+    let Inherited { config, mut status, lifeline, fs, vsock, rng, balloon, console } = inherited;
 
     let file_system = confine(config.fs.as_ref())?;
     end_with(lifeline)?;
@@ -66,6 +67,9 @@ fn serve_all(inherited: Inherited) -> Result<()> {
     }
     if let Some(listener) = rng {
         served.push(serve("rng", RngDevice, listener)?);
+    }
+    if let Some(listener) = balloon {
+        served.push(serve("balloon", BalloonDevice, listener)?);
     }
     if let Some(ConsoleFds { listener, output }) = console {
         served.push(serve("console", ConsoleDevice::new(output), listener)?);

@@ -116,6 +116,7 @@ impl Sandbox {
             }),
             rng: Some(RngConfig { listener_fd: RNG }),
             console: None,
+            balloon: None,
         }
     }
 }

@@ -29,6 +29,9 @@ pub struct Builtin {
 
 impl Hypervisor for Builtin {
     fn start(&self, config: VmConfig) -> Result<Box<dyn Vm>, StartError> {
+        if config.own_balloon {
+            return Err(StartError::Config("the driver builtin has no virtio-balloon of its own".to_owned()));
+        }
         if config.memory_mib < MIN_MEMORY_MIB {
             return Err(StartError::Config(format!(
                 "{} MiB of memory is too little, the least is {MIN_MEMORY_MIB} MiB",

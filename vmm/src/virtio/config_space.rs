@@ -41,6 +41,8 @@ pub(crate) fn model(kind: &DeviceKind) -> Result<Model, DeviceKindError> {
         DeviceKind::Rng => ("rng", 4, vec![256], Vec::new()),
         // Receive and transmit queue. Size, port count and emergency write need features that none offers.
         DeviceKind::Console => ("console", 3, vec![256; 2], vec![0; 12]),
+        // Inflate, deflate and reporting queue. A report of Linux has up to 32 blocks. The host asks for no page.
+        DeviceKind::Balloon => ("balloon", 5, vec![32; 3], vec![0; 16]),
     };
     Ok(Model { name, device_id, queue_sizes, config })
 }

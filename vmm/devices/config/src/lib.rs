@@ -27,6 +27,8 @@ pub struct DeviceProcessConfig {
     pub rng: Option<RngConfig>,
     /// virtio-console, virtio 1.2 section 5.3; output only.
     pub console: Option<ConsoleConfig>,
+    /// virtio-balloon, virtio 1.2 section 5.5.
+    pub balloon: Option<BalloonConfig>,
 }
 
 /// The share that the guest mounts.
@@ -116,6 +118,14 @@ pub struct VsockConfig {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RngConfig {
+    /// Listening unix socket with the frontend's connection pending.
+    pub listener_fd: FdNumber,
+}
+
+/// What gives the memory that the guest frees back to the host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BalloonConfig {
     /// Listening unix socket with the frontend's connection pending.
     pub listener_fd: FdNumber,
 }

@@ -30,6 +30,8 @@ pub(crate) struct Machine<'a> {
     /// Where QEMU's log of CPU resets goes, a pipe. Only TCG writes one.
     pub(crate) reset_log: Option<RawFd>,
     pub(crate) devices: Vec<Device<'a>>,
+    /// Memory that the guest frees goes back to the host.
+    pub(crate) balloon: bool,
 }
 
 /// Where the serial port's output goes.
@@ -55,12 +57,15 @@ pub(crate) enum ArgumentError {
     TooManyDevices { count: usize },
     #[error("QEMU has no vhost-user frontend for a virtio-console; write to the serial console")]
     NoConsoleFrontend,
+    #[error("QEMU has no vhost-user frontend for a virtio-balloon, but one of its own")]
+    NoBalloonFrontend,
 }
 
 /// The whole command line after the program's name.
 pub(crate) fn arguments(machine: &Machine<'_>) -> Result<Vec<String>, ArgumentError> {
-    if machine.devices.len() > MAX_DEVICES {
-        return Err(ArgumentError::TooManyDevices { count: machine.devices.len() });
+    let count = machine.devices.len() + usize::from(machine.balloon);
+    if count > MAX_DEVICES {
+        return Err(ArgumentError::TooManyDevices { count });
     }
     let mut argv = Argv::default();
     argv.fixed(&["-no-user-config", "-nodefaults", "-no-reboot", "-S"]);
@@ -106,6 +111,14 @@ pub(crate) fn arguments(machine: &Machine<'_>) -> Result<Vec<String>, ArgumentEr
         argv.option("-chardev", &format!("socket,id=device{index},fd={}", device.socket));
         argv.json("-device", &frontend(device.kind, &format!("device{index}"))?);
     }
+    if machine.balloon {
+        argv.json(
+            "-device",
+            &json!({
+                "driver": "virtio-balloon-device", "deflate-on-oom": true, "free-page-reporting": true,
+            }),
+        );
+    }
     Ok(argv.0)
 }
 
@@ -135,6 +148,7 @@ fn frontend(kind: &DeviceKind, chardev: &str) -> Result<serde_json::Value, Argum
         }
         DeviceKind::Rng => Ok(json!({ "driver": "vhost-user-rng", "chardev": chardev })),
         DeviceKind::Console => Err(ArgumentError::NoConsoleFrontend),
+        DeviceKind::Balloon => Err(ArgumentError::NoBalloonFrontend),
     }
 }
 
@@ -174,6 +188,7 @@ mod tests {
             console: Console::Socket(67),
             reset_log: Some(68),
             devices,
+            balloon: false,
         }
     }
 
@@ -199,6 +214,16 @@ mod tests {
             -chardev socket,id=device2,fd=72 -device {\"chardev\":\"device2\",\"driver\":\"vhost-user-rng\"}";
         let words: Vec<String> = expected.split(' ').map(|word| word.replace('|', " ")).collect();
         assert_eq!(arguments(&machine(&kinds)).unwrap(), words);
+    }
+
+    #[test]
+    fn the_balloon_is_qemus_own() {
+        let words = arguments(&Machine { balloon: true, ..machine(&[]) }).unwrap();
+        let device: serde_json::Value = serde_json::from_str(words.last().unwrap()).unwrap();
+        assert_eq!(
+            (&device["driver"], &device["free-page-reporting"]),
+            (&"virtio-balloon-device".into(), &true.into())
+        );
     }
 
     #[test]
@@ -239,6 +264,8 @@ mod tests {
         let nine = vec![DeviceKind::Rng; MAX_DEVICES + 1];
         assert_eq!(arguments(&machine(&nine)), Err(ArgumentError::TooManyDevices { count: 9 }));
         assert!(arguments(&machine(&nine[1..])).is_ok());
+        let and_a_balloon = Machine { balloon: true, ..machine(&nine[1..]) };
+        assert_eq!(arguments(&and_a_balloon), Err(ArgumentError::TooManyDevices { count: 9 }));
         let console = [DeviceKind::Console];
         assert_eq!(arguments(&machine(&console)), Err(ArgumentError::NoConsoleFrontend));
     }

@@ -137,7 +137,7 @@ impl Qemu {
             tsc_khz,
             verbose: config.verbose_console,
             parameters: &config.kernel_parameters,
-            devices: devices.len(),
+            devices: devices.len() + usize::from(config.own_balloon),
         })
         .map_err(|error| StartError::Config(error.to_string()))?;
         let arguments = args::arguments(&Machine {
@@ -151,6 +151,7 @@ impl Qemu {
             console,
             reset_log,
             devices,
+            balloon: config.own_balloon,
         })
         .map_err(|error| StartError::Config(error.to_string()))?;
         tracing::debug!(program = %self.program.display(), ?arguments, "starting QEMU");
