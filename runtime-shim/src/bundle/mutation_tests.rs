@@ -213,7 +213,7 @@ fn use_it(text: &[u8]) -> Result<(), String> {
     assert!(size.cpus >= NonZeroU8::MIN && size.memory_mib > 0, "{size:?}");
     let found =
         sources::Sources { rootfs: "/rootfs".into(), binds: vec![(0, "/a".into()), (900, "/b".into())] };
-    let _ = (to_vm::exports(spec, &found), socket_binds::host_sockets(spec));
+    let _ = (to_vm::exports(spec, &found, false), socket_binds::host_sockets(spec));
     let found = sources::find(spec, directory);
     found.map(|_found| ()).map_err(|error| chain(&error))
 }

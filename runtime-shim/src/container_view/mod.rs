@@ -24,7 +24,7 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use jail::root::{RootError, SourceTree, change_root, clone_source};
-use jail::{Bind, MountAttributes};
+use jail::{Bind, IdMap, MountAttributes};
 use oci_spec::runtime::Spec;
 use rustix::fs::CWD;
 use rustix::mount::{
@@ -33,7 +33,7 @@ use rustix::mount::{
 use rustix::thread::{UnshareFlags, unshare_unsafe};
 
 use crate::bundle::sources::Sources;
-use crate::bundle::{mounts, socket_binds};
+use crate::bundle::{id_map, mounts, socket_binds};
 use crate::container::store::Folder;
 use place::{Places, empty_directory};
 
@@ -86,15 +86,22 @@ pub(crate) struct ContainerView {
 }
 
 impl ContainerView {
-    /// Opens everything.
-    pub(crate) fn open(spec: &Spec, sources: &Sources) -> Result<Self, ViewError> {
+    /// Opens everything. `has_upper` is whether writes to the root file system are kept in the guest, so that none may be
+    /// made here.
+    pub(crate) fn open(spec: &Spec, sources: &Sources, has_upper: bool) -> Result<Self, ViewError> {
         let read_only = spec.root().as_ref().and_then(|root| root.readonly()).unwrap_or(false);
-        let root = open_source(&sources.rootfs, read_only)?;
+        let root = open_source(&sources.rootfs, read_only || has_upper, None)?;
         let mut shown = Vec::new();
         for (index, mount) in spec.mounts().iter().flatten().enumerate() {
             let source = sources.binds.iter().find(|(bind, _)| *bind == index).map(|(_, source)| source);
             let what = match source {
-                Some(source) => Shown::Files(open_source(source, mounts::is_read_only(mount))?),
+                Some(source) => {
+                    // It has been checked that there is no error.
+                    let map = id_map::of_mount(spec, index, mount).ok().flatten();
+                    Shown::Files(open_source(source, mounts::is_read_only(mount), map)?)
+                }
+                // No mount of its own.
+                None if mounts::is_remount(mount) => continue,
                 // The agent's own socket, of which the host has no use.
                 None if socket_binds::is_socket(mount) => continue,
                 None if mount.typ().as_deref() == Some("proc") => Shown::Processes,
@@ -134,8 +141,8 @@ impl ContainerView {
     }
 }
 
-fn open_source(source: &Path, read_only: bool) -> Result<SourceTree, ViewError> {
-    let bind = Bind { source: source.to_owned(), destination: PathBuf::new(), read_only };
+fn open_source(source: &Path, read_only: bool, map: Option<IdMap>) -> Result<SourceTree, ViewError> {
+    let bind = Bind { source: source.to_owned(), destination: PathBuf::new(), read_only, id_map: map };
     clone_source(&bind).map_err(ViewError::Source)
 }
 

@@ -30,7 +30,7 @@ fn inside<T: Send + 'static>(
 ) -> T {
     let spec: Spec = serde_json::from_value(json!({"root": root, "mounts": mounts})).unwrap();
     let sources = sources::find(&spec, &bundle.canonicalize().unwrap()).unwrap();
-    let view = ContainerView::open(&spec, &sources).unwrap();
+    let view = ContainerView::open(&spec, &sources, false).unwrap();
     let folder = bundle.join("folder");
     fs::create_dir_all(&folder).unwrap();
     let folder = Folder::open(folder).unwrap();

@@ -95,7 +95,8 @@ fn create<'plan>(plan: &'plan MonitorPlan, creator: &Creator) -> Result<Containe
     let config = config::load(plan.config.as_deref())?;
     let bundle = Bundle { directory: plan.bundle.clone(), spec: plan.spec.clone() };
     let prepared = prepare(&config, &bundle)?;
-    let view = ContainerView::open(&bundle.spec, &sources::find(&bundle.spec, &bundle.directory)?)?;
+    let sources = sources::find(&bundle.spec, &bundle.directory)?;
+    let view = ContainerView::open(&bundle.spec, &sources, prepared.has_upper())?;
     host_cgroup::limits::limit_new(&plan.cgroups, resources(&plan.spec), prepared.memory_mib())?;
     let signals = Signals::block()?;
     let (sandbox, boot_timeout) = prepared.start()?;

@@ -85,6 +85,11 @@ impl Prepared<'_> {
         self.plan.size.memory_mib
     }
 
+    /// Whether what the container writes to its root file system stays in the guest.
+    pub(crate) fn has_upper(&self) -> bool {
+        self.plan.size.rootfs_upper_mib.is_some()
+    }
+
     /// Starts its processes, children of the calling thread; also tells how long the guest may take to boot.
     pub(crate) fn start(self) -> Result<(Sandbox, Duration), StartError> {
         let timeout = self.plan.config.boot_timeout(self.chosen.emulated);

@@ -20,5 +20,4 @@ pub mod root;
 mod user_namespace;
 
 pub use mount_attributes::MountAttributes;
-
 pub use plan::{Bind, IdMap, IdRange, PlanError, RootPlan};

@@ -2,6 +2,8 @@
 
 use std::path::{Component, Path, PathBuf};
 
+use serde::{Deserialize, Serialize};
+
 /// The root directory of a confined process.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct RootPlan {
@@ -26,7 +28,8 @@ pub struct Bind {
 }
 
 /// Ids of an id-mapped mount.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct IdMap {
     /// Users.
     pub uids: Vec<IdRange>,
@@ -37,7 +40,8 @@ pub struct IdMap {
 }
 
 /// Consecutive ids.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct IdRange {
     /// The first as the file system stores it.
     pub stored: u32,

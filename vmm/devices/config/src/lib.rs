@@ -6,6 +6,7 @@
 
 use std::path::PathBuf;
 
+pub use jail::{IdMap, IdRange};
 use serde::{Deserialize, Serialize};
 
 /// Number of an inherited file descriptor.
@@ -61,30 +62,6 @@ pub struct Export {
     pub read_only: bool,
     /// How the owners of its files appear, if not as they are.
     pub id_map: Option<IdMap>,
-}
-
-/// Ids of an id-mapped mount.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct IdMap {
-    /// Users.
-    pub uids: Vec<IdRange>,
-    /// Groups.
-    pub gids: Vec<IdRange>,
-    /// Those of the mounts below `source` too.
-    pub recursive: bool,
-}
-
-/// Consecutive ids.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct IdRange {
-    /// The first as the file system stores it.
-    pub stored: u32,
-    /// The first as the guest sees it.
-    pub shown: u32,
-    /// How many.
-    pub size: u32,
 }
 
 /// virtio-fs cache policy, as virtiofsd's `--cache`.

@@ -21,21 +21,9 @@ pub fn root_plan(exports: &[Export]) -> RootPlan {
         source: export.source.clone(),
         destination: destination(share, &export.destination),
         read_only: export.read_only,
-        id_map: export.id_map.as_ref().map(id_map),
+        id_map: export.id_map.clone(),
     };
     RootPlan { directories: vec![share.into()], binds: exports.iter().map(bind).collect() }
-}
-
-fn id_map(map: &device_config::IdMap) -> jail::IdMap {
-    let ranges = |ranges: &[device_config::IdRange]| {
-        let range = |range: &device_config::IdRange| jail::IdRange {
-            stored: range.stored,
-            shown: range.shown,
-            size: range.size,
-        };
-        ranges.iter().map(range).collect()
-    };
-    jail::IdMap { uids: ranges(&map.uids), gids: ranges(&map.gids), recursive: map.recursive }
 }
 
 /// An absolute or empty destination must not silently become the share itself or leave it: it stays as it is,
