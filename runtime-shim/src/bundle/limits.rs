@@ -168,9 +168,15 @@ impl Files {
 
     fn block_io(&mut self, block_io: &LinuxBlockIo) -> Result<(), LimitError> {
         // Those of devices are the host's (host_cgroup::limits).
-        if block_io.leaf_weight().unwrap_or(0) != 0 {
+        let mut devices = block_io.weight_device().iter().flatten();
+        let leaf_of_device = devices.clone().any(|device| device.leaf_weight().unwrap_or(0) != 0);
+        if leaf_of_device || block_io.leaf_weight().unwrap_or(0) != 0 {
             let reason = "only the CFQ scheduler of older kernels had it";
             return Err(LimitError::Unsupported { field: "blockIO.leafWeight", reason });
+        }
+        if let Some(device) = devices.find(|device| device.weight().is_none()) {
+            let number = format!("{}:{}", device.major(), device.minor());
+            return Err(invalid("blockIO.weightDevice", &number, "it has no weight"));
         }
         match block_io.weight().unwrap_or(0) {
             0 => {}

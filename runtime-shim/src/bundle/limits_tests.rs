@@ -69,6 +69,14 @@ fn what_cannot_be_had_is_named() {
             "linux.resources.memory.swap 5 is not valid: it includes memory.limit and",
         ),
         (json!({"memory": {"limit": 6, "swap": -7}}), "linux.resources.memory.swap -7 is not valid"),
+        (
+            json!({"blockIO": {"weightDevice": [{"major": 8, "minor": 1}]}}),
+            "linux.resources.blockIO.weightDevice 8:1 is not valid: it has no weight",
+        ),
+        (
+            json!({"blockIO": {"weightDevice": [{"major": 8, "minor": 1, "weight": 5, "leafWeight": 5}]}}),
+            "linux.resources.blockIO.leafWeight is not supported",
+        ),
         (json!({"memory": {"kernel": 5}}), "linux.resources.memory.kernel is not supported"),
         (json!({"memory": {"kernelTCP": 5}}), "linux.resources.memory.kernelTCP is not supported"),
         (json!({"memory": {"swappiness": 101}}), "linux.resources.memory.swappiness 101 is not valid"),
