@@ -8,7 +8,7 @@
 //! Below the faces: [`config`] and [`bundle`] say what is asked, [`sandbox`] starts it, [`monitor`] watches it, and
 //! [`io`] carries its streams. What outlives a command is [`container`]'s, and [`control`] is how the next one reaches
 //! it. [`container_view`] is what the host sees of its files. [`check`] looks at the host; [`host_cgroup`],
-//! [`host_namespace`] and [`hooks`] change it.
+//! [`host_namespace`], [`host_oom`] and [`hooks`] change it.
 
 mod bundle;
 mod check;
@@ -22,6 +22,7 @@ mod failure;
 mod hooks;
 mod host_cgroup;
 mod host_namespace;
+mod host_oom;
 mod io;
 mod monitor;
 mod report;

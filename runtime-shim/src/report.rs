@@ -28,7 +28,8 @@ pub(crate) struct EngineLog {
 pub(crate) enum Stderr {
     /// The caller's.
     Ours,
-    /// The container's: nothing of ours belongs there.
+    /// The container's: nothing of ours belongs there, but for what its user would else never learn, as engines show
+    /// nothing of the log once a container runs.
     Containers,
 }
 
@@ -105,19 +106,14 @@ impl EngineLog {
             LogFormat::Json => format!("{}\n", json!({"level": "error", "msg": text, "time": time})),
         };
         // Nobody to tell when either fails.
-        match &self.file {
-            Some(file) => {
-                let mut file: &File = file;
-                let _ = file.write_all(line.as_bytes());
-                if self.stderr == Stderr::Ours {
-                    let _ = writeln!(io::stderr(), "{text}");
-                }
-            }
-            None if self.stderr == Stderr::Ours => {
-                let _ = io::stderr().write_all(line.as_bytes());
-            }
-            None => {}
+        if let Some(mut file) = self.file.as_ref() {
+            let _ = file.write_all(line.as_bytes());
         }
+        let _ = match (self.stderr, &self.file) {
+            (Stderr::Ours, Some(_)) => writeln!(io::stderr(), "{text}"),
+            (Stderr::Ours, None) => io::stderr().write_all(line.as_bytes()),
+            (Stderr::Containers, _) => writeln!(io::stderr(), "runv: error: {text}"),
+        };
     }
 }
 

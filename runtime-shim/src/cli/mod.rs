@@ -16,6 +16,7 @@ mod kill;
 mod list;
 mod pause;
 mod ps;
+mod ps_table;
 mod run;
 mod spec;
 mod start;
@@ -27,6 +28,7 @@ use std::ffi::OsString;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::failure::Failure;
+use crate::host_oom;
 use crate::report::{self, EngineLog, Stderr};
 use flags::Global;
 
@@ -71,6 +73,9 @@ enum Command {
     Monitor(internal::Arguments),
     #[command(hide = true)]
     Proxy(internal::Arguments),
+    /// Take memory until the kernel ends it
+    #[command(hide = true)]
+    Exhaust,
 }
 
 /// Parses the command line and obeys; returns the exit status.
@@ -87,7 +92,12 @@ pub(crate) fn main() -> u8 {
         let _ = Arguments::command().print_help();
         return 0;
     };
-    match prepare(&arguments.global).and_then(|()| obey(command, &arguments.global)) {
+    let prepared = match &command {
+        // What they say, and where, is in their plan.
+        Command::Monitor(_) | Command::Proxy(_) | Command::Exhaust => Ok(()),
+        _ => prepare(&arguments.global),
+    };
+    match prepared.and_then(|()| obey(command, &arguments.global)) {
         Ok(status) => status,
         Err(failure) => {
             report::error(failure.error.as_ref());
@@ -141,6 +151,7 @@ fn obey(command: Command, global: &Global) -> Result<u8, Failure> {
         Command::Checkpoint(arguments) | Command::Restore(arguments) => checkpoint::refuse(&arguments),
         Command::Proxy(arguments) => internal::proxy(&arguments),
         Command::Monitor(arguments) => internal::monitor(&arguments),
+        Command::Exhaust => Ok(host_oom::exhaust()),
     }
 }
 

@@ -13,6 +13,7 @@ use anyhow::{Context, anyhow};
 use clap::{Args, ValueEnum};
 
 use super::flags::Global;
+use super::ps_table::Columns;
 use crate::container::id::ContainerId;
 use crate::container::record::{Record, Status};
 use crate::control::agent::Agent;
@@ -28,7 +29,7 @@ pub(super) struct Arguments {
     /// The container
     #[arg(value_name = "ID")]
     id: ContainerId,
-    /// Arguments of ps(1); only -ef, which is the default
+    /// Arguments of ps(1) that choose columns: -ef (the default), aux, -o COLUMN,...
     #[arg(value_name = "PS ARGUMENT", trailing_var_arg = true, allow_hyphen_values = true)]
     arguments: Vec<String>,
 }
@@ -47,12 +48,10 @@ pub(super) fn main(arguments: &Arguments, global: &Global) -> Result<u8, Failure
     let text = match arguments.format {
         Format::Json => serde_json::to_string(&host_processes(&record)).context("cannot write JSON")? + "\n",
         Format::Table => {
-            if !matches!(arguments.arguments.as_slice(), []) && arguments.arguments != ["-ef"] {
-                return Err(anyhow!("arguments of ps other than -ef are not supported yet").into());
-            }
+            let columns = Columns::parse(&arguments.arguments).context("cannot list")?;
             let request =
                 proto::ListProcessesRequest { container_id: CONTAINER_ID.into(), ..Default::default() };
-            table(&Agent::connect(&folder)?.call(&request)?.processes)
+            columns.table(&Agent::connect(&folder)?.call(&request)?.processes)
         }
     };
     io::stdout().write_all(text.as_bytes()).context("cannot write to stdout")?;
@@ -72,29 +71,4 @@ fn runs_this_program(pid: u32) -> bool {
     let identity = |path: PathBuf| fs::metadata(path).map(|file| (file.dev(), file.ino())).ok();
     let this = identity(PathBuf::from("/proc/self/exe"));
     this.is_some() && this == identity(PathBuf::from(format!("/proc/{pid}/exe")))
-}
-
-/// As `ps -ef` prints it.
-fn table(processes: &[proto::ProcessInfo]) -> String {
-    let mut text = "UID          PID    PPID  C STIME TTY          TIME CMD\n".to_owned();
-    for process in processes {
-        let printable = |text: &str| text.replace(|c: char| c.is_control(), "?");
-        let command =
-            if process.args.is_empty() { format!("[{}]", process.name) } else { process.args.join(" ") };
-        let tty = if process.tty.is_empty() { "?" } else { &process.tty };
-        let seconds = process.cpu_microseconds / 1_000_000;
-        let time = format!("{:02}:{:02}:{:02}", seconds / 3600, seconds / 60 % 60, seconds % 60);
-        let start = process.start_seconds % 86400;
-        text.push_str(&format!(
-            "{:<8} {:>7} {:>7}  0 {:02}:{:02} {:<8} {time} {}\n",
-            process.uid,
-            process.pid,
-            process.parent_pid,
-            start / 3600,
-            start / 60 % 60,
-            printable(tty),
-            printable(&command)
-        ));
-    }
-    text
 }

@@ -33,6 +33,7 @@ use crate::exit_code;
 use crate::failure::Failure;
 use crate::host_cgroup;
 use crate::host_namespace;
+use crate::host_oom;
 use crate::io::streams::Input;
 use crate::io::terminal::RawMode;
 use crate::report::{self, EngineLog, Stderr};
@@ -146,6 +147,7 @@ impl Container<'_> {
         let starts = server::serve(&self.folder, directory).map_err(host("serve the control socket"))?;
         let limited = host_cgroup::limits::limit_time(&self.plan.cgroups, resources(&self.plan.spec));
         limited.map_err(io::Error::other).map_err(host("limit the machine's time"))?;
+        let herald = host_oom::Herald::start(self.plan.cgroups.clone()).map_err(host("start a thread"))?;
         // What goes by the host's paths has been done, or has a thread.
         if let Some(view) = self.view.take() {
             let folder = Folder::open(self.plan.folder.clone()).map_err(io::Error::other);
@@ -157,7 +159,7 @@ impl Container<'_> {
             announced.map_err(host("tell of the container"))?;
         }
         let end = follow(&mut workload, starts, input, &self.folder)?;
-        tell_of_oom_kills(&mut workload, &self.bundle);
+        tell_of_oom_kills(&mut workload, &self.bundle, herald);
         workload.drain(&outputs)?;
         drop(raw_mode);
         workload.shut_down();
@@ -199,8 +201,8 @@ fn follow(
     }
 }
 
-/// Engines cannot ask, but podman takes a file `oom` in the bundle for word of it.
-fn tell_of_oom_kills(workload: &mut Workload<'_>, bundle: &OwnedFd) {
+/// Engines cannot ask, but podman takes a file `oom` in the bundle for word of it, and others watch the host's cgroup.
+fn tell_of_oom_kills(workload: &mut Workload<'_>, bundle: &OwnedFd, herald: host_oom::Herald) {
     let request = proto::WaitOomRequest { container_id: CONTAINER_ID.into(), ..Default::default() };
     // Answered at once: the container has ended.
     let written = workload.call(&request, OnSignal::Forward).and_then(|answer| {
@@ -209,7 +211,8 @@ fn tell_of_oom_kills(workload: &mut Workload<'_>, bundle: &OwnedFd) {
         }
         let flags = OFlags::CREATE | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let file = openat(bundle, OOM, flags, Mode::from_raw_mode(0o600));
-        file.map(drop).map_err(host("write to the bundle"))
+        file.map(drop).map_err(host("write to the bundle"))?;
+        herald.tell().map_err(io::Error::other).map_err(host("make the host's cgroup tell"))
     });
     if let Err(error) = written {
         report::warning(&format!("cannot tell of a lack of memory: {}", report::chain(&error)));

@@ -1,0 +1,161 @@
+//! Tells engines of a want of memory in the guest, in the one way that they look at: as an event of the container's
+//! cgroup on the host.
+//!
+//! containerd's shim, conmon and kubelet watch that cgroup and know nothing of a guest's. So, once a workload has ended
+//! of which the guest's kernel has killed processes, a process of this program is let run out of memory there: the
+//! cgroup's limit is lowered to little more than what is used, and the process takes it until the kernel kills it, which
+//! is what the watchers see. Its `oom_score_adj` is the highest there is, so that it is the one to go. Then the
+//! limit is as it was.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// Room for the process to start in, beside what is used.
+const ROOM: u64 = 8 << 20;
+
+/// The process gives up here: the limit does not hold.
+const MOST: usize = 64 << 20;
+
+/// How long the kernel may take.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// The event could not be made.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum OomError {
+    /// A file of the cgroup.
+    #[error("cannot {step} {}", path.display())]
+    File {
+        /// What was tried.
+        step: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The process.
+    #[error("cannot run a process out of memory")]
+    Process(#[source] io::Error),
+    /// The kernel.
+    #[error("the kernel did not end the process that was to run out of memory")]
+    Survived,
+}
+
+/// Files of a cgroup's memory controller.
+struct Names {
+    limit: &'static str,
+    usage: &'static str,
+    /// What keeps the process from being swapped out instead, and its value.
+    no_swap: (&'static str, &'static str),
+}
+
+const V1: Names = Names {
+    limit: "memory.limit_in_bytes",
+    usage: "memory.usage_in_bytes",
+    no_swap: ("memory.swappiness", "0"),
+};
+const V2: Names = Names { limit: "memory.max", usage: "memory.current", no_swap: ("memory.swap.max", "0") };
+
+/// A thread that makes the event when it is told to, by the host's paths, whatever the caller's have become.
+#[derive(Debug)]
+pub(crate) struct Herald {
+    order: Sender<()>,
+    done: Receiver<Result<(), OomError>>,
+}
+
+impl Herald {
+    /// Starts the thread, for the cgroup of these folders. It ends with this.
+    pub(crate) fn start(folders: Vec<PathBuf>) -> io::Result<Self> {
+        let (order, ordered) = channel();
+        let (report, done) = channel();
+        thread::Builder::new().name("oom".into()).spawn(move || {
+            if ordered.recv().is_ok() {
+                // Nobody to tell when the other end has gone.
+                let _ = report.send(make_event(&folders));
+            }
+        })?;
+        Ok(Self { order, done })
+    }
+
+    /// Makes the event.
+    pub(crate) fn tell(self) -> Result<(), OomError> {
+        // Either fails only if the thread has panicked.
+        let told = self.order.send(()).is_ok();
+        let done = if told { self.done.recv().ok() } else { None };
+        done.unwrap_or(Err(OomError::Survived))
+    }
+}
+
+/// In whichever of `folders` has the memory controller; nothing, if none has.
+fn make_event(folders: &[PathBuf]) -> Result<(), OomError> {
+    let of = |folder: &Path| [V1, V2].into_iter().find(|names| folder.join(names.limit).exists());
+    let Some((folder, names)) = folders.iter().find_map(|folder| Some((folder, of(folder)?))) else {
+        return Ok(());
+    };
+    let limit = folder.join(names.limit);
+    let before = read(&limit)?;
+    let used = read(&folder.join(names.usage))?.parse().unwrap_or(0_u64);
+    // Where there is no swap, there is no such file to write.
+    let _ = fs::write(folder.join(names.no_swap.0), names.no_swap.1);
+    // "max" is none.
+    let lowered = used.saturating_add(ROOM).min(before.parse().unwrap_or(u64::MAX));
+    fs::write(&limit, lowered.to_string()).map_err(failed("lower", &limit))?;
+    let end = run_out();
+    fs::write(&limit, before).map_err(failed("restore", &limit))?;
+    end
+}
+
+fn run_out() -> Result<(), OomError> {
+    let mut command = Command::new("/proc/self/exe");
+    command.arg("exhaust").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    let mut child = command.spawn().map_err(OomError::Process)?;
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match child.try_wait().map_err(OomError::Process)? {
+            Some(status) if status.code().is_none() => return Ok(()),
+            Some(_) => return Err(OomError::Survived),
+            // A cgroup whose OOM killer is off lets it hang.
+            None if Instant::now() > deadline => {
+                child.kill().and_then(|()| child.wait()).map_err(OomError::Process)?;
+                return Err(OomError::Survived);
+            }
+            None => thread::sleep(Duration::from_millis(2)),
+        }
+    }
+}
+
+/// Takes memory until the kernel ends this process; returns the status with which to exit if it does not.
+pub(crate) fn exhaust() -> u8 {
+    // Raising it needs no right. Without it, another process might be chosen.
+    if fs::write("/proc/self/oom_score_adj", "1000").is_ok() {
+        let taken = vec![1_u8; MOST];
+        std::hint::black_box(&taken);
+    }
+    1
+}
+
+fn read(path: &Path) -> Result<String, OomError> {
+    let text = fs::read_to_string(path).map_err(failed("read", path))?;
+    Ok(text.trim().to_owned())
+}
+
+fn failed(step: &'static str, path: &Path) -> impl FnOnce(io::Error) -> OomError {
+    move |source| OomError::File { step, path: path.to_owned(), source }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cgroup_without_the_memory_controller_is_left_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        assert!(make_event(&[folder.path().to_owned()]).is_ok());
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+    }
+}
