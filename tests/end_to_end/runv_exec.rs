@@ -67,6 +67,11 @@ fn a_detached_process_has_a_host_process_that_takes_it_along() -> Result<()> {
     let lists =
         |text: &str| Ok::<_, anyhow::Error>(runv.call(&["ps", "c1"])?.expect(0)?.stdout.contains(text));
     assert!(lists("sleep 777")? && lists("sleep 1000")?);
+    let columns = runv.call(&["ps", "c1", "-o", "comm=NAME,args"])?.expect(0)?.stdout;
+    let rows = ["NAME  COMMAND", "sleep sleep 777"];
+    assert!(rows.iter().all(|row| columns.lines().any(|line| line == *row)), "{columns}");
+    assert!(runv.call(&["ps", "c1", "aux"])?.expect(0)?.stdout.starts_with("USER PID %CPU "));
+    runv.call(&["ps", "c1", "-o", "label"])?.refused("column `label` of ps is not supported")?;
 
     kill_process(proxy, Signal::KILL)?;
     Deadline::generous()?.wait_for("the end of its process", || Ok((!lists("sleep 777")?).then_some(())))?;

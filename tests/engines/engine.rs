@@ -5,18 +5,25 @@ use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use e2e::{Bundle, Deadline, Output, Setup};
+use e2e::{Bundle, Deadline, Output, Setup, Terminal};
 
 /// The image that both have.
 pub(crate) const IMAGE: &str = "box";
 
-/// Where dockerd listens.
+/// Where dockerd listens, and what it has.
 const DOCKER_SOCKET: &str = "unix:///run/docker.sock";
+const DOCKER_PID_FILE: &str = "/run/docker.pid";
+
+/// Where the runtime keeps docker's containers, whichever runtime it is.
+pub(crate) const DOCKER_RUNTIME_ROOT: &str = "/run/docker/runtime-runc/moby";
+
+/// The runtime to compare with.
+pub(crate) const RUNC: &str = "/usr/sbin/runc";
 
 /// Makes each function a test for each engine.
 macro_rules! each_engine {
@@ -42,7 +49,19 @@ pub(crate) use each_engine;
 pub(crate) struct Engine {
     /// `docker` or `podman`.
     pub(crate) name: &'static str,
+    program: PathBuf,
     global: Vec<OsString>,
+    environment: Vec<(&'static str, OsString)>,
+    /// dockerd, which can be killed and started again.
+    daemon: Option<Mutex<Daemon>>,
+}
+
+/// dockerd as it is started.
+#[derive(Debug)]
+struct Daemon {
+    child: Child,
+    command: Command,
+    log: PathBuf,
 }
 
 impl Engine {
@@ -75,6 +94,80 @@ impl Engine {
         Ok(slot.insert(engine))
     }
 
+    /// One of its commands.
+    pub(crate) fn command(&self, arguments: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Command {
+        let mut command = Command::new(&self.program);
+        command.args(&self.global).args(arguments);
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
+        // conmon leaves a file where it is started, when memory runs out.
+        command.current_dir("/tmp");
+        command
+    }
+
+    /// Starts one of its commands on a terminal.
+    pub(crate) fn on_terminal(
+        &self,
+        arguments: impl IntoIterator<Item = impl AsRef<OsStr>>,
+        rows: u16,
+        columns: u16,
+    ) -> Result<OnTerminal> {
+        let (child, terminal) = Terminal::run(&self.command(arguments), rows, columns)?;
+        Ok(OnTerminal { child, terminal })
+    }
+
+    /// The engine with runc in place of runv.
+    pub(crate) fn with_runc(&self) -> Self {
+        // Before the verb for podman, where the last one counts.
+        let mut global = self.global.clone();
+        if self.name == "podman" {
+            global.extend(["--runtime", RUNC].map(OsString::from));
+        }
+        Self {
+            name: self.name,
+            program: self.program.clone(),
+            global,
+            environment: self.environment.clone(),
+            daemon: None,
+        }
+    }
+
+    /// buildah, with podman's images.
+    pub(crate) fn as_buildah(&self) -> Self {
+        let storage = ["--root", "--runroot"].map(OsString::from);
+        let pairs =
+            self.global.chunks(2).filter(|pair| pair.first().is_some_and(|flag| storage.contains(flag)));
+        Self {
+            name: "buildah",
+            program: "buildah".into(),
+            global: pairs.flatten().cloned().collect(),
+            environment: Vec::new(),
+            daemon: None,
+        }
+    }
+
+    /// Kills dockerd, has `meanwhile` look at what goes on without it, and starts it again.
+    pub(crate) fn without_daemon<T>(&self, meanwhile: impl FnOnce() -> Result<T>) -> Result<T> {
+        let daemon = self.daemon.as_ref().context("no daemon")?;
+        let mut daemon = daemon.lock().unwrap_or_else(PoisonError::into_inner);
+        daemon.child.kill().context("cannot kill dockerd")?;
+        daemon.child.wait().context("cannot wait for dockerd")?;
+        let seen = meanwhile();
+        daemon.child = daemon.command.spawn().context("cannot start dockerd again")?;
+        self.wait_for(&mut daemon)?;
+        seen
+    }
+
+    /// Waits until dockerd answers.
+    fn wait_for(&self, daemon: &mut Daemon) -> Result<()> {
+        Deadline::after(Duration::from_secs(60))?.wait_for("dockerd", || {
+            let mut text = String::new();
+            let log = File::open(&daemon.log).and_then(|mut file| file.read_to_string(&mut text));
+            log.context("dockerd's log")?;
+            ensure!(daemon.child.try_wait().context("cannot wait")?.is_none(), "dockerd ended: {text}");
+            Ok((self.call(["version"])?.code == 0).then_some(()))
+        })
+    }
+
     /// Runs one of its commands to its end.
     pub(crate) fn call(&self, arguments: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Result<Answer> {
         self.call_with(arguments, "")
@@ -86,15 +179,24 @@ impl Engine {
         arguments: impl IntoIterator<Item = impl AsRef<OsStr>>,
         input: &str,
     ) -> Result<Answer> {
-        let mut command = Command::new(self.name);
-        command.args(&self.global).args(arguments);
+        self.call_within(Duration::from_secs(60), arguments, input)
+    }
+
+    /// The same, if it may take longer or shorter.
+    pub(crate) fn call_within(
+        &self,
+        patience: Duration,
+        arguments: impl IntoIterator<Item = impl AsRef<OsStr>>,
+        input: &str,
+    ) -> Result<Answer> {
+        let mut command = self.command(arguments);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().with_context(|| format!("cannot start {command:?}"))?;
         let stdout = Output::collect(child.stdout.take().context("no stdout")?);
         let stderr = Output::collect(child.stderr.take().context("no stderr")?);
         // An error means that the command did not read it, which is its right.
         let _ = child.stdin.take().context("no stdin")?.write_all(input.as_bytes());
-        let deadline = Deadline::generous()?;
+        let deadline = Deadline::after(patience)?;
         let waited = deadline.wait_for("the end of the command", || child.try_wait().context("cannot wait"));
         if waited.is_err() {
             child.kill().context("cannot kill it")?;
@@ -171,6 +273,38 @@ impl Drop for Container<'_> {
     }
 }
 
+/// A command on a terminal.
+#[derive(Debug)]
+pub(crate) struct OnTerminal {
+    child: Child,
+    pub(crate) terminal: Terminal,
+}
+
+impl OnTerminal {
+    /// Types.
+    pub(crate) fn type_in(&mut self, text: &str) -> Result<()> {
+        self.terminal.type_in(text)
+    }
+
+    /// Waits until `text` is on the screen.
+    pub(crate) fn shows(&self, text: &str) -> Result<()> {
+        self.terminal.output().wait_for(text, Deadline::generous()?)
+    }
+
+    /// Waits for its end.
+    pub(crate) fn end(mut self) -> Result<i32> {
+        let deadline = Deadline::generous()?;
+        let ended = deadline
+            .wait_for("the end of the command", || self.child.try_wait().context("cannot wait"))
+            .with_context(|| format!("the screen is {:?}", self.terminal.output().text()));
+        if ended.is_err() {
+            // Its container is removed by whoever made it.
+            self.child.kill().context("cannot kill it")?;
+        }
+        ended?.code().context("it was killed")
+    }
+}
+
 /// What a command answered.
 #[derive(Debug)]
 pub(crate) struct Answer {
@@ -202,23 +336,28 @@ fn docker(state: &Path) -> Result<Engine> {
     let (config, log) = (state.join("daemon.json"), state.join("dockerd.log"));
     fs::write(&config, "{}").context("cannot write dockerd's configuration")?;
     let log_file = File::create(&log).context("cannot make dockerd's log")?;
-    let mut daemon = Command::new("dockerd");
-    daemon.arg("--config-file").arg(config).arg("--data-root").arg(state.join("docker"));
-    daemon.args(["--exec-root", "/run/docker", "--host", DOCKER_SOCKET, "--pidfile", "/run/docker.pid"]);
-    daemon.args(["--bridge", "none", "--iptables=false", "--ip6tables=false"]);
+    let mut command = Command::new("dockerd");
+    command.arg("--config-file").arg(config).arg("--data-root").arg(state.join("docker"));
+    command.args(["--exec-root", "/run/docker", "--host", DOCKER_SOCKET, "--pidfile", DOCKER_PID_FILE]);
+    command.args(["--bridge", "none", "--iptables=false", "--ip6tables=false", "--live-restore"]);
     let runtime = format!("runv={}", setup.program("runv").display());
-    daemon.args(["--add-runtime", &runtime, "--default-runtime", "runv"]);
-    daemon.stdin(Stdio::null()).stdout(log_file.try_clone().context("dockerd's log")?).stderr(log_file);
+    command.args(["--add-runtime", &runtime, "--default-runtime", "runv"]);
+    command.stdin(Stdio::null()).stdout(log_file.try_clone().context("dockerd's log")?).stderr(log_file);
     // Ends with the PID namespace of the tests.
-    let mut child = daemon.spawn().context("cannot start dockerd; apt-get install docker.io")?;
-    let engine = Engine { name: "docker", global: vec!["--host".into(), DOCKER_SOCKET.into()] };
-    Deadline::after(Duration::from_secs(60))?.wait_for("dockerd", || {
-        let mut text = String::new();
-        File::open(&log).and_then(|mut file| file.read_to_string(&mut text)).context("dockerd's log")?;
-        ensure!(child.try_wait().context("cannot wait")?.is_none(), "dockerd ended: {text}");
-        Ok((engine.call(["version"])?.code == 0).then_some(()))
-    })?;
-    Ok(engine)
+    let child = command.spawn().context("cannot start dockerd; apt-get install docker.io")?;
+    let mut daemon = Daemon { child, command, log };
+    // Debian's, if there are others too.
+    let program = Some(PathBuf::from("/usr/bin/docker")).filter(|path| path.exists());
+    let engine = Engine {
+        name: "docker",
+        program: program.unwrap_or_else(|| "docker".into()),
+        global: vec!["--host".into(), DOCKER_SOCKET.into()],
+        // No configuration of whoever runs the tests; and the builder that has no network of its own.
+        environment: vec![("DOCKER_CONFIG", state.into()), ("DOCKER_BUILDKIT", "0".into())],
+        daemon: None,
+    };
+    engine.wait_for(&mut daemon)?;
+    Ok(Engine { daemon: Some(Mutex::new(daemon)), ..engine })
 }
 
 fn podman(state: &Path) -> Result<Engine> {
@@ -227,5 +366,5 @@ fn podman(state: &Path) -> Result<Engine> {
     global.extend(["--runroot", "/run/podman", "--cgroup-manager", "cgroupfs"].map(OsString::from));
     global.extend(["--events-backend", "file", "--runtime"].map(OsString::from));
     global.push(runtime.into());
-    Ok(Engine { name: "podman", global })
+    Ok(Engine { name: "podman", program: "podman".into(), global, environment: Vec::new(), daemon: None })
 }

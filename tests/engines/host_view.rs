@@ -119,8 +119,13 @@ fn a_lack_of_memory_is_told(engine: &Engine) -> Result<()> {
     // tail keeps all that it reads.
     let container = engine.start(&["--memory", "32m"], "exec tail /dev/zero")?;
     assert_eq!(container.wait()?, 137, "{}", engine.name);
-    // Nobody can tell docker of what is not in the host's cgroup.
-    let told = if engine.name == "docker" { "false" } else { "true" };
-    assert_eq!(container.inspect(".State.OOMKilled")?, told, "{}", engine.name);
+    assert_eq!(container.inspect(".State.OOMKilled")?, "true", "{}", engine.name);
+    // Another process than the first is told of too, and what did not happen is not.
+    let container = engine.start(&["--memory", "32m"], "tail /dev/zero; exit 6")?;
+    assert_eq!(container.wait()?, 6, "{}", engine.name);
+    assert_eq!(container.inspect(".State.OOMKilled")?, "true", "{}", engine.name);
+    let container = engine.start(&["--memory", "32m"], "exit 8")?;
+    assert_eq!(container.wait()?, 8, "{}", engine.name);
+    assert_eq!(container.inspect(".State.OOMKilled")?, "false", "{}", engine.name);
     Ok(())
 }

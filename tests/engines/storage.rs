@@ -11,6 +11,7 @@ crate::engine::each_engine! {
     volumes_are_shared_with_the_host,
     a_read_only_root_has_writable_places,
     names_and_hosts_are_the_engines,
+    named_volumes_stay_and_can_be_read_only,
 }
 
 fn volumes_are_shared_with_the_host(engine: &Engine) -> Result<()> {
@@ -42,5 +43,17 @@ fn names_and_hosts_are_the_engines(engine: &Engine) -> Result<()> {
     let answer = engine
         .run(&["--hostname", "guest"], "echo $(cat /etc/hostname); test -s /etc/hosts && echo hosts")?;
     assert_eq!(answer.expect(0)?.stdout, "guest\nhosts\n", "{}", engine.name);
+    Ok(())
+}
+
+fn named_volumes_stay_and_can_be_read_only(engine: &Engine) -> Result<()> {
+    let _order = together();
+    engine.call(["volume", "create", "kept"])?.expect(0)?;
+    let script = "echo from the guest >/kept/file; cat /seen/file; touch /seen/x || echo refused";
+    let answer = engine.run(&["--volume", "kept:/kept", "--volume", "kept:/seen:ro"], script)?.expect(0)?;
+    assert_eq!(answer.stdout, "from the guest\nrefused\n", "{}", engine.name);
+    let place = engine.call(["volume", "inspect", "--format", "{{.Mountpoint}}", "kept"])?.expect(0)?.stdout;
+    assert_eq!(fs::read_to_string(std::path::Path::new(place.trim()).join("file"))?, "from the guest\n");
+    engine.call(["volume", "rm", "kept"])?.expect(0)?;
     Ok(())
 }

@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io::Write;
 use std::os::fd::AsFd;
+use std::process::{Child, Command};
 
 use anyhow::{Context, Result};
 
@@ -16,6 +17,22 @@ pub struct Terminal {
 }
 
 impl Terminal {
+    /// Runs a command on a terminal of the given size, as the leader of a session.
+    ///
+    /// # Errors
+    /// When there is no terminal or it cannot be started.
+    pub fn run(command: &Command, rows: u16, columns: u16) -> Result<(Child, Self)> {
+        let (near, far) = pty_process::blocking::open().context("cannot open a terminal")?;
+        near.resize(pty_process::Size::new(rows, columns)).context("cannot size the terminal")?;
+        let environment = command.get_envs().filter_map(|(name, value)| Some((name, value?)));
+        let on_terminal = pty_process::blocking::Command::new(command.get_program())
+            .args(command.get_args())
+            .envs(environment);
+        let child =
+            on_terminal.spawn(far).with_context(|| format!("cannot start {command:?} on a terminal"))?;
+        Ok((child, Self::new(near)?))
+    }
+
     pub(crate) fn new(end: impl AsFd) -> Result<Self> {
         let duplicate =
             || end.as_fd().try_clone_to_owned().context("cannot duplicate the terminal").map(File::from);

@@ -1,0 +1,168 @@
+//! Real work in a Debian system: packages, a database, compilers, interpreters, docker in docker. Each does the same,
+//! and says the same, with runc.
+//!
+//! The root file system is made before (`tests/workloads/make`): here is no network. On a host without KVM for guests
+//! each instruction is emulated, so the work is small; it is real all the same.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use e2e::together;
+
+use crate::engine::Engine;
+
+/// The image of the root file system.
+const IMAGE: &str = "workloads";
+
+/// Enough for the slowest on a machine that emulates.
+const PATIENCE: Duration = Duration::from_secs(900);
+
+/// Imports the image, the first time.
+fn engine() -> Result<&'static Engine> {
+    static IMPORTED: Mutex<bool> = Mutex::new(false);
+    let engine = Engine::docker()?;
+    let mut imported = IMPORTED.lock().unwrap_or_else(PoisonError::into_inner);
+    if !*imported {
+        let root =
+            std::env::var_os("RUNV_WORKLOADS").context("RUNV_WORKLOADS is not set; use tests/run engines")?;
+        let mut tar = Command::new("tar");
+        tar.arg("-C").arg(root).args(["-cf", "-", "."]).stdout(Stdio::piped());
+        let mut tar = tar.spawn().context("cannot start tar")?;
+        let mut import = engine.command(["import", "-", IMAGE]);
+        let status = import.stdin(tar.stdout.take().context("no stdout")?).stdout(Stdio::null()).status()?;
+        ensure!(tar.wait()?.success() && status.success(), "cannot import the root file system");
+        *imported = true;
+    }
+    Ok(engine)
+}
+
+/// What a script says with a runtime.
+fn run(runtime: &str, options: &[&str], script: &str) -> Result<String> {
+    let fixed = ["run", "--rm", "--network", "none", "--memory", "1g", "--runtime", runtime];
+    let workload = [IMAGE, "sh", "-euc", script];
+    let command = fixed.iter().chain(options).chain(&workload);
+    Ok(engine()?.call_within(PATIENCE, command, "")?.expect(0)?.stdout)
+}
+
+/// The same with both, and the same from both.
+fn same_as_with_runc(options: &[&str], script: &str) -> Result<String> {
+    let expected = run("runc", options, script)?;
+    assert_eq!(run("runv", options, script)?, expected);
+    Ok(expected)
+}
+
+#[test]
+fn packages_are_installed_and_interpreters_run() -> Result<()> {
+    let _order = together();
+    let script = "
+        dpkg --install /usr/src/hello.deb >/dev/null; hello; dpkg --verify hello; dpkg-query --status hello | grep Status
+        dpkg --purge hello >/dev/null; test -e /usr/bin/hello || echo purged
+        python3 -c 'import hashlib, subprocess, threading
+total = []
+threads = [threading.Thread(target=lambda n=n: total.append(n * n)) for n in range(8)]
+[t.start() for t in threads]; [t.join() for t in threads]
+print(sum(total), hashlib.sha256(b\"x\" * 1000000).hexdigest()[:16], subprocess.run([\"echo\", \"child\"], capture_output=True).stdout)'
+        node -e 'const { Worker } = require(\"worker_threads\"), fs = require(\"fs\");
+fs.writeFileSync(\"/tmp/file\", \"written\"); const text = fs.readFileSync(\"/tmp/file\", \"utf8\");
+new Worker(\"require(\\\"worker_threads\\\").parentPort.postMessage(6 * 7)\", { eval: true })
+  .on(\"message\", answer => console.log(text, answer, process.version));'";
+    let said = same_as_with_runc(&[], script)?;
+    assert!(
+        said.starts_with("Hello, world!\n") && said.contains("purged\n140 ") && said.contains("written 42 v"),
+        "{said}"
+    );
+    Ok(())
+}
+
+#[test]
+fn lua_is_compiled_to_the_same_program() -> Result<()> {
+    let _order = together();
+    let script = "
+        cd /usr/src/lua/src; make --silent --jobs 2 posix CFLAGS='-O0 -std=gnu99 -DLUA_USE_POSIX' 2>&1
+        sha256sum lua luac
+        ./lua -e 'local function f(n) return n < 2 and n or f(n - 1) + f(n - 2) end print(f(20), #arg)'";
+    let said = same_as_with_runc(&["--cpus", "2"], script)?;
+    assert!(said.contains("  luac\n6765\t"), "{said}");
+    Ok(())
+}
+
+/// By the compiler with which these tests were compiled, which the container sees where it is.
+#[test]
+fn rust_is_compiled() -> Result<()> {
+    let _order = together();
+    let sysroot =
+        Command::new("rustc").args(["--print", "sysroot"]).output().context("cannot start rustc")?;
+    let sysroot = PathBuf::from(String::from_utf8(sysroot.stdout)?.trim());
+    let volume = format!("{}:/rust:ro", sysroot.display());
+    let script = "
+        printf '%s\\n' 'use std::collections::BTreeMap;' 'fn main() {' \\
+            '    let all: BTreeMap<_, _> = (0..5).map(|n| (n, std::thread::spawn(move || n * n))).collect();' \\
+            '    println!(\"{}\", all.into_values().map(|t| t.join().unwrap()).sum::<i32>());' '}' >/tmp/sum.rs
+        /rust/bin/rustc --edition 2021 -o /tmp/sum /tmp/sum.rs; /tmp/sum";
+    assert_eq!(same_as_with_runc(&["--volume", &volume], script)?, "30\n");
+    Ok(())
+}
+
+/// Its data are on a volume, and there for the next container.
+#[test]
+fn postgresql_keeps_its_promises_under_pgbench() -> Result<()> {
+    let _order = together();
+    const START: &str = "
+        export LC_ALL=C PATH=/usr/lib/postgresql/15/bin:$PATH PGDATA=/data/db PGHOST=/tmp PGDATABASE=postgres; cd /tmp
+        test -d $PGDATA || initdb --no-sync --auth trust >/dev/null
+        pg_ctl --wait --timeout 300 --silent --log /tmp/log --options \"-c listen_addresses= -c unix_socket_directories=/tmp\" start";
+    const WORK: &str = "
+        pgbench --initialize --quiet --scale 1 2>/dev/null
+        pgbench --client 2 --transactions 50 2>/dev/null | grep -E 'actually|failed'";
+    const LOOK: &str = "
+        psql -Atc 'select count(*) from pgbench_history'
+        psql -Atc 'select (select sum(abalance) from pgbench_accounts) = (select sum(delta) from pgbench_history)'
+        pg_ctl --wait --timeout 300 --silent stop";
+    const EXPECTED: &str =
+        "number of transactions actually processed: 100/100\nnumber of failed transactions: 0 (0.000%)\n";
+    for runtime in ["runc", "runv"] {
+        let data = Volume::new()?;
+        let options = ["--user", "postgres", "--shm-size", "256m", "--volume", &data.option];
+        let said = run(runtime, &options, &format!("{START}{WORK}{LOOK}"))?;
+        assert_eq!(said, format!("{EXPECTED}100\nt\n"), "{runtime}");
+        if runtime == "runv" {
+            assert_eq!(run(runtime, &options, &format!("{START}{LOOK}"))?, "100\nt\n");
+        }
+    }
+    Ok(())
+}
+
+/// A directory of the host that everybody may write to.
+struct Volume {
+    _directory: tempfile::TempDir,
+    option: String,
+}
+
+impl Volume {
+    fn new() -> Result<Self> {
+        use std::os::unix::fs::PermissionsExt;
+        let directory = tempfile::Builder::new().prefix("volume.").tempdir()?;
+        std::fs::set_permissions(directory.path(), std::fs::Permissions::from_mode(0o777))?;
+        let option = format!("{}:/data", directory.path().display());
+        Ok(Self { _directory: directory, option })
+    }
+}
+
+/// An engine, its containerd and runc in the guest, whose kernel has what they need.
+#[test]
+fn docker_runs_in_docker() -> Result<()> {
+    let _order = together();
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("workloads/docker-in-docker");
+    let volume = format!("{}:/docker-in-docker:ro", script.display());
+    let options = ["--privileged", "--tmpfs", "/var/lib/docker", "--tmpfs", "/run", "--volume", &volume];
+    let said = run("runv", &options, "exec /docker-in-docker")?;
+    let lines: Vec<&str> = said.lines().collect();
+    assert!(
+        matches!(lines.as_slice(), ["overlay2", kernel, "52428800", "4"] if kernel.ends_with("-runv")),
+        "{said}"
+    );
+    Ok(())
+}
