@@ -1,7 +1,10 @@
 //! Limits, device rules, devices, masks and kernel parameters, as a workload meets them.
 
+use std::fs;
+use std::path::Path;
+
 use anyhow::Result;
-use e2e::{Bundle, Finished, Sandbox, together};
+use e2e::{Bundle, Finished, Runtime, Sandbox, together};
 use serde_json::{Value, json};
 
 fn run(bundle: &Bundle) -> Result<Finished> {
@@ -298,5 +301,24 @@ fn a_tmpfs_begins_with_what_the_image_has() -> Result<()> {
         .mount("tmpfs", "tmpfs", "/etc", &["nosuid", "nodev", "rprivate", "tmpcopyup"])?;
     assert_eq!(output(&bundle)?, "3\ngroup\nnew\n");
     assert!(bundle.rootfs().join("etc/passwd").exists() && !bundle.rootfs().join("etc/new").exists());
+    Ok(())
+}
+
+/// Engines watch the host's cgroup, and know of no other.
+#[test]
+fn a_lack_of_memory_in_the_guest_is_an_event_of_the_hosts_cgroup() -> Result<()> {
+    let _order = together();
+    // tail keeps all that it reads.
+    let bundle = with_resources("tail /dev/zero; exit 6", json!({"memory": {"limit": 16 << 20}}))?;
+    let runv = Runtime::new(&bundle)?;
+    runv.leave(&["run", "--detach", "c1"])?.expect(0)?;
+    runv.wait_for_status("c1", "stopped")?;
+    let config: Value = serde_json::from_str(&fs::read_to_string(bundle.path().join("config.json"))?)?;
+    let cgroup = config["linux"]["cgroupsPath"].as_str().unwrap_or_default().trim_start_matches('/');
+    let version_1 = Path::new("/sys/fs/cgroup/memory").join(cgroup).join("memory.oom_control");
+    let version_2 = Path::new("/sys/fs/cgroup").join(cgroup).join("memory.events");
+    let file = if version_1.exists() { version_1 } else { version_2 };
+    let events = fs::read_to_string(&file)?;
+    assert!(events.lines().any(|line| line == "oom_kill 1"), "{}: {events}", file.display());
     Ok(())
 }
