@@ -160,6 +160,9 @@ pub(crate) const MUSTS: &[Must] = &[
         .runc(UNKNOWN),
     must(MOUNTS, "refusals", "config.idmap-without", "an idmap without mappings or a user namespace is an error")
         .runc(UNKNOWN),
+    must(MOUNTS, "mounts", "mount.idmap", "an idmap is that of the mount's own mappings, if it has some")
+        .runv(Untried("it needs a file system that can; see the end-to-end tests `id_map`"))
+        .runc(Untried("1.1 does not know it")),
     must(PROCESS, "terminal", "config.terminal", "a terminal is the process's three streams, in the given size"),
     must(PROCESS, "process", "config.console-size", "consoleSize without a terminal is ignored"),
     must(PROCESS, "refusals", "config.cwd", "cwd is absolute"),
