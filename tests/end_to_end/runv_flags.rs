@@ -63,9 +63,24 @@ fn what_is_not_there_is_not_promised() -> Result<()> {
     {
         runv.call(command)?.refused("not supported yet")?;
     }
-    runv.leave(&["--systemd-cgroup", "create", "c1"])?.refused("--systemd-cgroup is not supported")?;
-    runv.leave(&["create", "--preserve-fds", "1", "c1"])?.refused("--preserve-fds 1 is not supported")?;
+    runv.call(&["create", "--preserve-fds", "1", "c1"])?.refused("--preserve-fds 1 is not supported")?;
     runv.call(&["create", "--unknown", "c1"])?.refused("--unknown")?;
     runv.call(&["unknown"])?.refused("unknown")?;
+    Ok(())
+}
+
+/// There is no systemd here: what it would have been asked for is checked, and nothing is left.
+#[test]
+fn without_systemd_its_cgroups_are_refused() -> Result<()> {
+    let _order = together();
+    for (path, refusal) in [
+        ("/runv-test", "expected cgroupsPath to be of format"),
+        ("machine.slice:runv-test:c1", "cannot reach systemd over D-Bus"),
+    ] {
+        let bundle = Bundle::new(&["true"])?.edit(|spec| spec["linux"]["cgroupsPath"] = path.into())?;
+        let runv = Runtime::new(&bundle)?;
+        runv.leave(&["--systemd-cgroup", "create", "c1"])?.refused(refusal)?;
+        runv.call(&["state", "c1"])?.refused("container does not exist")?;
+    }
     Ok(())
 }

@@ -23,10 +23,6 @@ pub(super) fn main(arguments: &Arguments, global: &Global) -> Result<u8, Failure
 
 /// The same for `run`.
 pub(super) fn make(making: &Making, global: &Global, parent: Parent) -> Result<Made, Failure> {
-    if global.systemd_cgroup {
-        let text = "--systemd-cgroup is not supported yet; let the engine use the cgroup driver cgroupfs";
-        return Err(anyhow!(text).into());
-    }
     refuse_descriptors(making.preserve_fds)?;
     make::make(
         &global.store(),
@@ -39,6 +35,7 @@ pub(super) fn make(making: &Making, global: &Global, parent: Parent) -> Result<M
             log: global.log.as_deref(),
             log_format: global.log_format,
             cgroups: global.cgroup_manager.as_deref() != Some("disabled"),
+            systemd: global.systemd_cgroup,
             parent,
         },
     )

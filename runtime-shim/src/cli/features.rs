@@ -21,7 +21,7 @@ pub(super) fn main(_arguments: &Arguments, _global: &Global) -> Result<u8, Failu
         "hooks": ["prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop"],
         "linux": {
             "namespaces": ["cgroup", "ipc", "mount", "network", "pid", "uts"],
-            "cgroup": { "v1": true, "v2": true, "systemd": false, "systemdUser": false },
+            "cgroup": { "v1": true, "v2": true, "systemd": true, "systemdUser": false },
             "mountExtensions": { "idmap": { "enabled": true } },
             "apparmor": { "enabled": false },
             "selinux": { "enabled": false },

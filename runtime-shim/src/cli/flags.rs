@@ -25,7 +25,7 @@ pub(super) struct Global {
     /// Log more
     #[arg(long)]
     pub(super) debug: bool,
-    /// cgroupsPath names a slice of systemd (not supported yet)
+    /// Have systemd make the host's cgroups; cgroupsPath is SLICE:PREFIX:NAME
     #[arg(long)]
     pub(super) systemd_cgroup: bool,
     /// For runc's sake; without effect

@@ -1,13 +1,17 @@
 //! How this program calls itself.
 
 use std::ffi::{CString, OsString};
+use std::fs::File;
+use std::io::{self, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use clap::Args;
 
 use crate::failure::Failure;
+use crate::host_cgroup::systemd::Systemd;
 use crate::monitor::{detached, proxy};
+use crate::report;
 use crate::sandbox::inherited_fds::take_inherited_fd;
 
 /// Watch a container or a process of one (started by `create` and `exec`)
@@ -29,6 +33,29 @@ impl Arguments {
         // A name that it does not take is not worth a container.
         if let Some(name) = program.and_then(|name| CString::new(name.as_bytes()).ok()) {
             let _ = nix::sys::prctl::set_name(&name);
+        }
+    }
+}
+
+/// Have systemd start a scope (for the monitor)
+#[derive(Debug, Args)]
+pub(super) struct ScopeArguments {
+    #[arg(long)]
+    plan_fd: i32,
+}
+
+/// What goes wrong is for the monitor to tell: one line on stderr, whatever the engine wants.
+pub(super) fn scope(arguments: &ScopeArguments) -> u8 {
+    let started = || -> Result<(), Failure> {
+        let order = serde_json::from_reader(File::from(take_inherited_fd(arguments.plan_fd)?))?;
+        Ok(Systemd::connect()?.start(&order)?)
+    };
+    match started() {
+        Ok(()) => 0,
+        Err(failure) => {
+            // Nobody to tell when it fails.
+            let _ = writeln!(io::stderr(), "{}", report::chain(failure.error.as_ref()));
+            failure.exit_code
         }
     }
 }

@@ -73,6 +73,8 @@ enum Command {
     Monitor(internal::Arguments),
     #[command(hide = true)]
     Proxy(internal::Arguments),
+    #[command(hide = true)]
+    Scope(internal::ScopeArguments),
     /// Take memory until the kernel ends it
     #[command(hide = true)]
     Exhaust,
@@ -150,6 +152,7 @@ fn obey(command: Command, global: &Global) -> Result<u8, Failure> {
         Command::Features(arguments) => features::main(&arguments, global),
         Command::Checkpoint(arguments) | Command::Restore(arguments) => checkpoint::refuse(&arguments),
         Command::Proxy(arguments) => internal::proxy(&arguments),
+        Command::Scope(arguments) => Ok(internal::scope(&arguments)),
         Command::Monitor(arguments) => internal::monitor(&arguments),
         Command::Exhaust => Ok(host_oom::exhaust()),
     }

@@ -18,7 +18,7 @@ use crate::container::id::ContainerId;
 use crate::container::record::Status;
 use crate::control::agent::Agent;
 use crate::failure::Failure;
-use crate::host_cgroup;
+use crate::host_cgroup::{self, systemd::Systemd};
 use crate::monitor::workload::CONTAINER_ID;
 
 /// Longest document of resources.
@@ -103,6 +103,10 @@ pub(super) fn main(arguments: &Arguments, global: &Global) -> Result<u8, Failure
     };
     refused(Agent::connect(&folder)?.call(&request)?.failure)?;
     host_cgroup::limits::limit_running(&record.cgroups, &resources)?;
+    if let Some(scope) = &record.scope {
+        let properties = host_cgroup::limits::properties(Some(&resources), None);
+        Systemd::connect()?.set(scope, &properties, host_cgroup::is_version_2(&record.cgroups))?;
+    }
     Ok(0)
 }
 

@@ -15,7 +15,7 @@ use crate::bundle::load::{self, Bundle};
 use crate::control::message::{receive, send};
 use crate::failure::Failure;
 use crate::hooks::{self, Moment};
-use crate::host_cgroup;
+use crate::host_cgroup::{self, systemd::Scope};
 use crate::io::console;
 use crate::monitor::launch::{Launched, Parent, Streams, launch};
 use crate::monitor::plan::{Announcement, MonitorPlan, Proceed};
@@ -34,6 +34,8 @@ pub(crate) struct Order<'a> {
     pub(crate) log_format: LogFormat,
     /// Whether it gets cgroups on the host.
     pub(crate) cgroups: bool,
+    /// Whether systemd makes them.
+    pub(crate) systemd: bool,
     pub(crate) parent: Parent,
 }
 
@@ -51,15 +53,18 @@ pub(crate) fn make(store: &Store, order: &Order<'_>) -> Result<Made, Failure> {
     withhold_inherited_fds()?;
     let bundle = load::load(order.bundle)?;
     check_console(&bundle, order)?;
-    let cgroups = if order.cgroups {
-        let path = bundle.spec.linux().as_ref().and_then(|linux| linux.cgroups_path().as_deref());
-        host_cgroup::plan(path, order.id.as_str())?
-    } else {
-        Vec::new()
+    let path = bundle.spec.linux().as_ref().and_then(|linux| linux.cgroups_path().as_deref());
+    let (scope, cgroups) = match (order.cgroups, order.systemd) {
+        (false, _) => (None, Vec::new()),
+        (true, false) => (None, host_cgroup::plan(path, order.id.as_str())?),
+        (true, true) => {
+            let (scope, cgroups) = host_cgroup::plan_scope(path, order.id.as_str())?;
+            (Some(scope), cgroups)
+        }
     };
     let record = Record::new(order.id.clone(), &bundle)?;
     let folder = store.create(&record)?;
-    match launch_monitor(&folder, order, bundle, cgroups) {
+    match launch_monitor(&folder, order, bundle, cgroups, scope) {
         Ok(monitor) => Ok(Made { folder, monitor }),
         Err(failure) => {
             remove::clear(&folder)?;
@@ -87,6 +92,7 @@ fn launch_monitor(
     order: &Order<'_>,
     bundle: Bundle,
     cgroups: Vec<PathBuf>,
+    scope: Option<Scope>,
 ) -> Result<Option<Child>, Failure> {
     let streams = match order.console_socket {
         Some(socket) => Streams::Terminal(terminal(&bundle, socket)?),
@@ -100,6 +106,7 @@ fn launch_monitor(
         log: order.log.map(absolute).transpose()?,
         log_format: order.log_format,
         cgroups,
+        scope,
     };
     let launched = launch("monitor", plan.spec.process().as_ref(), &plan, streams, order.parent);
     let launched = launched.context("cannot start the monitor")?;

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::id::ContainerId;
 use super::process::ProcessId;
 use crate::bundle::load::Bundle;
+use crate::host_cgroup::systemd::Scope;
 
 /// Tells our records from those of other runtimes in the same root: docker gives all of its runtimes one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -79,6 +80,9 @@ pub(crate) struct Record {
     /// The host cgroups that were made for it.
     #[serde(default)]
     pub(crate) cgroups: Vec<PathBuf>,
+    /// Their unit, if systemd has made them.
+    #[serde(default)]
+    pub(crate) scope: Option<Scope>,
     /// What `exec` takes where it is told nothing else.
     pub(crate) process: Option<Process>,
     /// Hooks that are still to be run.
@@ -103,6 +107,7 @@ impl Record {
             monitor: ProcessId::own()?,
             children: Vec::new(),
             cgroups: Vec::new(),
+            scope: None,
             process: spec.process().clone(),
             hooks: spec.hooks().clone(),
         })

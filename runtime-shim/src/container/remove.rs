@@ -6,6 +6,7 @@ use super::process::ProcessId;
 use super::record::Record;
 use super::store::{Folder, StoreError};
 use crate::hooks::{self, Moment};
+use crate::host_cgroup::systemd::Systemd;
 use crate::host_cgroup::{self, CgroupError};
 use crate::report;
 
@@ -57,10 +58,19 @@ fn take(folder: &Folder) -> Result<Record, RemoveError> {
     loop {
         let record = folder.read()?;
         end(&record)?;
+        forget_scope(&record);
         host_cgroup::remove(&record.cgroups)?;
         if folder.take_record(&record)? {
             return Ok(record);
         }
+    }
+}
+
+/// It ends with its processes by itself, but one that has failed stays until it is told to go.
+fn forget_scope(record: &Record) {
+    let Some(scope) = &record.scope else { return };
+    if let Err(error) = Systemd::connect().and_then(|systemd| systemd.stop(scope)) {
+        report::warning(&report::chain(&error));
     }
 }
 

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{LinuxBlockIo, LinuxCpu, LinuxResources, LinuxThrottleDevice};
 
+use super::systemd::Properties;
 use crate::bundle::limits::weight_of_shares;
 
 /// What the VMM, the device process and the monitor need besides the guest's memory: QEMU some 60 MiB, the embedded VMM
@@ -118,6 +119,20 @@ pub(crate) fn limit_new(
     let mut limits = bounds(resources, memory_mib);
     limits.extend(resources.map(places_and_shares).unwrap_or_default());
     limits.iter().try_for_each(|limit| limit.write(folders))
+}
+
+/// Those that systemd has to know of. Without a size, of a machine that runs.
+pub(crate) fn properties(resources: Option<&LinuxResources>, memory_mib: Option<u32>) -> Properties {
+    let number = |field| {
+        let bounds = memory_mib.map(|size| bounds(resources, size)).unwrap_or_default();
+        bounds.into_iter().find(|limit| limit.field == field).and_then(|limit| limit.v2_value.parse().ok())
+    };
+    let shares = resources.and_then(|resources| resources.cpu().as_ref()?.shares());
+    Properties {
+        memory: number("memory"),
+        threads: number("pids"),
+        shares: shares.filter(|shares| *shares != 0).map(|shares| (shares, weight_of_shares(shares))),
+    }
 }
 
 /// The time of the CPU, once the machine has booted: that is not the container's time.

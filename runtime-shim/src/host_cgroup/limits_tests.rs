@@ -122,6 +122,14 @@ fn an_update_changes_what_it_names_and_not_the_machines_memory() {
 }
 
 #[test]
+fn systemd_gets_what_it_would_undo() {
+    let expected = Properties { memory: Some(404_750_336), threads: Some(8192), shares: Some((512, 59)) };
+    assert_eq!(properties(Some(&everything()), Some(130)), expected);
+    let expected = Properties { memory: None, threads: None, ..expected };
+    assert_eq!(properties(Some(&everything()), None), expected);
+}
+
+#[test]
 fn without_a_memory_limit_the_page_cache_is_the_hosts() {
     let host = Host::new(&V1);
     limit_new(&host.folders, None, 256).unwrap();

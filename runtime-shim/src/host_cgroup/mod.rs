@@ -4,12 +4,15 @@
 //! here is removed by [`remove`], children first, once no process is left.
 
 pub(crate) mod limits;
+pub(crate) mod systemd;
 
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
+
+use systemd::Scope;
 
 /// Where the kernel shows what is mounted (proc(5)).
 const MOUNTS: &str = "/proc/self/mountinfo";
@@ -25,9 +28,14 @@ pub(crate) enum CgroupError {
     Root(String),
     /// The driver.
     #[error(
-        "linux.cgroupsPath `{0}` is of the systemd cgroup driver, which is not supported yet; choose cgroupfs"
+        "linux.cgroupsPath `{0}` is of the systemd cgroup driver; say --systemd-cgroup, or choose cgroupfs"
     )]
     Systemd(String),
+    /// The other driver. In runc's words.
+    #[error(
+        "expected cgroupsPath to be of format \"slice:prefix:name\" for systemd cgroups, got {0:?} instead"
+    )]
+    NotSystemd(String),
     /// The kernel's files.
     #[error("cannot {step} {}", path.display())]
     Io {
@@ -73,9 +81,29 @@ pub(crate) fn plan(cgroups_path: Option<&Path>, id: &str) -> Result<Vec<PathBuf>
     if !text.contains('/') && text.matches(':').count() == 2 {
         return Err(CgroupError::Systemd(text));
     }
+    folders(path.strip_prefix("/").unwrap_or(&path))
+}
+
+/// The same for the systemd driver, with the scope that has to be started.
+pub(crate) fn plan_scope(
+    cgroups_path: Option<&Path>,
+    id: &str,
+) -> Result<(Scope, Vec<PathBuf>), CgroupError> {
+    let text = cgroups_path.map(|path| path.to_string_lossy().into_owned()).unwrap_or_default();
+    let scope = Scope::parse(&text, id)?;
+    let folders = folders(&scope.path())?;
+    Ok((scope, folders))
+}
+
+fn folders(below: &Path) -> Result<Vec<PathBuf>, CgroupError> {
     let mounts = fs::read_to_string(MOUNTS).map_err(failed("read", Path::new(MOUNTS)))?;
-    let below = path.strip_prefix("/").unwrap_or(&path);
     Ok(used(&hierarchies(&mounts)).map(|hierarchy| hierarchy.mount.join(below)).collect())
+}
+
+/// Whether folders, which need not be there yet, are of version 2.
+pub(crate) fn is_version_2(folders: &[PathBuf]) -> bool {
+    let mut parents = folders.first().into_iter().flat_map(|folder| folder.ancestors());
+    parents.any(|parent| parent.join("cgroup.controllers").exists())
 }
 
 /// Makes the folders and takes this process, and with it its future children, into them.

@@ -32,6 +32,7 @@ use crate::control::server::{self, Starts};
 use crate::exit_code;
 use crate::failure::Failure;
 use crate::host_cgroup;
+use crate::host_cgroup::systemd::{self, Scope};
 use crate::host_namespace;
 use crate::host_oom;
 use crate::io::streams::Input;
@@ -90,14 +91,20 @@ fn create<'plan>(plan: &'plan MonitorPlan, creator: &Creator) -> Result<Containe
     folder.update(|record| {
         record.monitor = own;
         record.cgroups.clone_from(&plan.cgroups);
+        record.scope.clone_from(&plan.scope);
     })?;
-    host_cgroup::join(&plan.cgroups)?;
+    if plan.scope.is_none() {
+        host_cgroup::join(&plan.cgroups)?;
+    }
     host_namespace::enter_network(&plan.spec)?;
     let config = config::load(plan.config.as_deref())?;
     let bundle = Bundle { directory: plan.bundle.clone(), spec: plan.spec.clone() };
     let prepared = prepare(&config, &bundle)?;
     let sources = sources::find(&bundle.spec, &bundle.directory)?;
     let view = ContainerView::open(&bundle.spec, &sources, prepared.has_upper())?;
+    if let Some(scope) = &plan.scope {
+        start_scope(plan, scope, &folder, prepared.memory_mib())?;
+    }
     host_cgroup::limits::limit_new(&plan.cgroups, resources(&plan.spec), prepared.memory_mib())?;
     let signals = Signals::block()?;
     let (sandbox, boot_timeout) = prepared.start()?;
@@ -108,6 +115,19 @@ fn create<'plan>(plan: &'plan MonitorPlan, creator: &Creator) -> Result<Containe
     let bundle = rustix::fs::open(&plan.bundle, flags, Mode::empty())?;
     creator.announce(&Announcement::Prepared)?;
     Ok(Container { plan, folder, bundle, sandbox, view: Some(view), signals, boot_timeout })
+}
+
+/// systemd takes this process into the scope; what hierarchies it does not use are joined here.
+fn start_scope(plan: &MonitorPlan, scope: &Scope, folder: &Folder, memory_mib: u32) -> Result<(), Failure> {
+    let order = systemd::Order {
+        scope: scope.clone(),
+        id: folder.read()?.id.as_str().to_owned(),
+        pid: std::process::id(),
+        version_2: host_cgroup::is_version_2(&plan.cgroups),
+        properties: host_cgroup::limits::properties(resources(&plan.spec), Some(memory_mib)),
+    };
+    systemd::start(&order)?;
+    Ok(host_cgroup::join(&plan.cgroups)?)
 }
 
 fn resources(spec: &Spec) -> Option<&LinuxResources> {

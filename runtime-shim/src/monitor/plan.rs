@@ -8,6 +8,7 @@ use oci_spec::runtime::{Process, Spec};
 use serde::{Deserialize, Serialize};
 
 use crate::control::message::{receive, send};
+use crate::host_cgroup::systemd::Scope;
 use crate::report::LogFormat;
 
 /// A container to be made and watched. `create` has read and checked all of it.
@@ -27,6 +28,8 @@ pub(crate) struct MonitorPlan {
     pub(crate) log_format: LogFormat,
     /// The host's cgroups to make and join.
     pub(crate) cgroups: Vec<PathBuf>,
+    /// Their unit, if systemd is to make them.
+    pub(crate) scope: Option<Scope>,
 }
 
 /// A process to be made in a container that runs. `exec` has read and checked all of it.

@@ -1,0 +1,300 @@
+//! The systemd cgroup driver: a container's cgroup on the host is a transient scope (systemd.scope(5)) that systemd is asked
+//! for over D-Bus (org.freedesktop.systemd1(5)), as runc does it.
+//!
+//! The monitor has a process of its own ask ([`start`]): a client of D-Bus has threads, and signals to the monitor must
+//! reach no thread but its main one.
+
+use std::fs::File;
+use std::io::{self, Read, Seek};
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use child::{BoundProcess, Inherited, sealed_file};
+use rustix::event::{PollFd, PollFlags};
+use rustix::fs::{MemfdFlags, memfd_create};
+use serde::{Deserialize, Serialize};
+use zbus::blocking::connection::Builder;
+use zbus::blocking::{Connection, Proxy};
+use zbus::zvariant::{OwnedObjectPath, Value};
+
+use super::CgroupError;
+use crate::io::poll::poll_until;
+
+/// Where a unit is when nobody says where; systemd's own default.
+const DEFAULT_SLICE: &str = "system.slice";
+
+/// How long systemd may take.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// How much of what went wrong is told.
+const MESSAGE_MAX: u64 = 1024;
+
+/// systemd did not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum SystemdError {
+    /// Nobody to ask.
+    #[error("cannot reach systemd over D-Bus; without it, let the engine use the cgroup driver cgroupfs")]
+    Connect(#[source] zbus::Error),
+    /// It refused, or D-Bus did.
+    #[error("systemd did not {act} {unit}")]
+    Call {
+        /// What it was asked to do.
+        act: &'static str,
+        /// With which unit.
+        unit: String,
+        /// Why.
+        #[source]
+        source: zbus::Error,
+    },
+    /// It tried.
+    #[error("systemd did not start {unit}: the job's result is `{result}`")]
+    Job {
+        /// The unit.
+        unit: String,
+        /// As systemd names it.
+        result: String,
+    },
+    /// The process that asks.
+    #[error("cannot {0} to ask systemd")]
+    Process(&'static str, #[source] io::Error),
+    /// In the words of the process that asked.
+    #[error("{0}")]
+    Told(String),
+}
+
+/// A scope, by the names that `linux.cgroupsPath` has for it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Scope {
+    /// The slice that it is in.
+    pub(crate) slice: String,
+    /// The name of the unit.
+    pub(crate) unit: String,
+}
+
+impl Scope {
+    /// From `slice:prefix:name`; without a path, one for `id`.
+    pub(crate) fn parse(path: &str, id: &str) -> Result<Self, CgroupError> {
+        let invalid = || CgroupError::NotSystemd(path.to_owned());
+        let parts: Vec<&str> = match path {
+            "" => vec!["", "runv", id],
+            path => path.split(':').collect(),
+        };
+        let [slice, prefix, name] = parts[..] else { return Err(invalid()) };
+        let slice = if slice.is_empty() { DEFAULT_SLICE } else { slice };
+        let unit = match prefix {
+            _ if name.ends_with(".slice") => return Err(invalid()),
+            "" => format!("{name}.scope"),
+            prefix => format!("{prefix}-{name}.scope"),
+        };
+        let plain = |text: &str| !text.is_empty() && !text.contains(['/', '\0']) && !text.starts_with('.');
+        if !plain(name) || !plain(&unit) || expand(slice).is_none() {
+            return Err(invalid());
+        }
+        Ok(Self { slice: slice.to_owned(), unit })
+    }
+
+    /// Its cgroup, below the root of a hierarchy.
+    pub(crate) fn path(&self) -> PathBuf {
+        expand(&self.slice).unwrap_or_default().join(&self.unit)
+    }
+}
+
+/// A slice's name says in which slices it is (systemd.slice(5)): `a-b.slice` is `a.slice/a-b.slice`.
+fn expand(slice: &str) -> Option<PathBuf> {
+    let name = slice.strip_suffix(".slice").filter(|name| !name.contains(['/', '\0']))?;
+    if name == "-" {
+        return Some(PathBuf::new());
+    }
+    let (mut path, mut prefix) = (PathBuf::new(), String::new());
+    for component in name.split('-') {
+        if component.is_empty() || component.starts_with('.') {
+            return None;
+        }
+        prefix.push_str(component);
+        path.push(format!("{prefix}.slice"));
+        prefix.push('-');
+    }
+    Some(path)
+}
+
+/// Limits that are properties of the unit: what systemd does not know of, it undoes when it reloads.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Properties {
+    /// In bytes.
+    pub(crate) memory: Option<u64>,
+    /// Threads.
+    pub(crate) threads: Option<u64>,
+    /// As version 1 counts them, and as version 2.
+    pub(crate) shares: Option<(u64, u64)>,
+}
+
+impl Properties {
+    fn values(&self, version_2: bool) -> Vec<(&'static str, Value<'static>)> {
+        let (memory, shares) =
+            if version_2 { ("MemoryMax", "CPUWeight") } else { ("MemoryLimit", "CPUShares") };
+        let share = self.shares.map(|(v1, v2)| if version_2 { v2 } else { v1 });
+        [(memory, self.memory), ("TasksMax", self.threads), (shares, share)]
+            .into_iter()
+            .filter_map(|(name, value)| Some((name, Value::from(value?))))
+            .collect()
+    }
+}
+
+/// What is asked for.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Order {
+    /// The scope.
+    pub(crate) scope: Scope,
+    /// The container.
+    pub(crate) id: String,
+    /// The process that it is made for.
+    pub(crate) pid: u32,
+    /// Whether the host has cgroups of version 2 only.
+    pub(crate) version_2: bool,
+    /// Its limits.
+    pub(crate) properties: Properties,
+}
+
+/// Has a process of its own ask for a scope, and waits until the scope is there.
+pub(crate) fn start(order: &Order) -> Result<(), SystemdError> {
+    let failed = |step| move |source| SystemdError::Process(step, source);
+    let text = serde_json::to_vec(order).map_err(|error| failed("write a file")(error.into()))?;
+    let mut inherited = Inherited::default();
+    let plan_fd = inherited.add(sealed_file("runv-scope", &text).map_err(failed("write a file"))?);
+    let output = memfd_create("scope-output", MemfdFlags::CLOEXEC);
+    let mut output = File::from(output.map_err(|errno| failed("make a file")(errno.into()))?);
+    let mut command = Command::new("/proc/self/exe");
+    command.arg0("runv").arg("scope").arg("--plan-fd").arg(plan_fd.to_string());
+    command.stdin(Stdio::null()).stdout(Stdio::null());
+    command.stderr(output.try_clone().map_err(failed("duplicate a descriptor"))?);
+    inherited.apply(&mut command).map_err(failed("prepare descriptors"))?;
+    let mut process = BoundProcess::spawn(command).map_err(failed("start a process"))?;
+    let mut fds = [PollFd::from_borrowed_fd(process.ended(), PollFlags::IN)];
+    if !poll_until(&mut fds, Instant::now().checked_add(PATIENCE)).map_err(failed("wait"))? {
+        let unit = &order.scope.unit;
+        return Err(SystemdError::Told(format!("systemd did not start {unit} in time")));
+    }
+    if process.wait().map_err(failed("wait"))?.success() {
+        return Ok(());
+    }
+    let mut message = String::new();
+    // What cannot be read is not told; that it failed is.
+    let _ = output.rewind().and_then(|()| output.take(MESSAGE_MAX).read_to_string(&mut message));
+    Err(SystemdError::Told(message.trim().replace('\n', " ")))
+}
+
+/// A connection to systemd.
+#[derive(Debug)]
+pub(crate) struct Systemd {
+    connection: Connection,
+}
+
+impl Systemd {
+    /// By the system's bus.
+    pub(crate) fn connect() -> Result<Self, SystemdError> {
+        let bus = Builder::system().map(|bus| bus.method_timeout(PATIENCE));
+        let connection = bus.and_then(Builder::build).map_err(SystemdError::Connect)?;
+        Ok(Self { connection })
+    }
+
+    fn manager(&self) -> zbus::Result<Proxy<'_>> {
+        Proxy::new(
+            &self.connection,
+            "org.freedesktop.systemd1",
+            "/org/freedesktop/systemd1",
+            "org.freedesktop.systemd1.Manager",
+        )
+    }
+
+    /// Starts a scope for a process, and waits until it is there.
+    pub(crate) fn start(&self, order: &Order) -> Result<(), SystemdError> {
+        let unit = &order.scope.unit;
+        let result = self.start_unit(order).map_err(|source| SystemdError::Call {
+            act: "start",
+            unit: unit.clone(),
+            source,
+        })?;
+        match result.as_str() {
+            "done" => Ok(()),
+            _ => Err(SystemdError::Job { unit: unit.clone(), result }),
+        }
+    }
+
+    fn start_unit(&self, order: &Order) -> zbus::Result<String> {
+        let manager = self.manager()?;
+        let unit = order.scope.unit.as_str();
+        // One of that name that has failed before is in the way; that there is none is no error.
+        let _ = manager.call::<_, _, ()>("ResetFailedUnit", &(unit,));
+        let mut removed_jobs = manager.receive_signal("JobRemoved")?;
+        manager.call::<_, _, ()>("Subscribe", &())?;
+        let mut properties = vec![
+            ("Description", Value::from(format!("runv container {}", order.id))),
+            ("Slice", Value::from(order.scope.slice.clone())),
+            ("PIDs", Value::from(vec![order.pid])),
+            // Nobody but this runtime works below it.
+            ("Delegate", Value::from(true)),
+            ("DefaultDependencies", Value::from(false)),
+            ("CPUAccounting", Value::from(true)),
+            ("MemoryAccounting", Value::from(true)),
+            ("TasksAccounting", Value::from(true)),
+            (if order.version_2 { "IOAccounting" } else { "BlockIOAccounting" }, Value::from(true)),
+        ];
+        properties.extend(order.properties.values(order.version_2));
+        let auxiliary: Vec<(&str, Vec<(&str, Value<'_>)>)> = Vec::new();
+        let job: OwnedObjectPath =
+            manager.call("StartTransientUnit", &(unit, "replace", properties, auxiliary))?;
+        for signal in &mut removed_jobs {
+            let (_, removed, _, result): (u32, OwnedObjectPath, String, String) =
+                signal.body().deserialize()?;
+            if removed == job {
+                return Ok(result);
+            }
+        }
+        Err(zbus::Error::Failure("the connection ended".into()))
+    }
+
+    /// Changes limits of a scope.
+    pub(crate) fn set(
+        &self,
+        scope: &Scope,
+        properties: &Properties,
+        version_2: bool,
+    ) -> Result<(), SystemdError> {
+        let values = properties.values(version_2);
+        if values.is_empty() {
+            return Ok(());
+        }
+        // To the next boot, as the unit itself.
+        let arguments = (scope.unit.as_str(), true, values);
+        let set = self.manager().and_then(|manager| manager.call("SetUnitProperties", &arguments));
+        set.map_err(|source| SystemdError::Call { act: "change", unit: scope.unit.clone(), source })
+    }
+
+    /// Lets systemd forget a scope whose processes have ended. One that it has forgotten already is no error.
+    pub(crate) fn stop(&self, scope: &Scope) -> Result<(), SystemdError> {
+        let unit = scope.unit.as_str();
+        let stopped = self.manager().and_then(|manager| {
+            manager
+                .call::<_, _, OwnedObjectPath>("StopUnit", &(unit, "replace"))
+                .map(drop)
+                .or_else(unknown)?;
+            manager.call::<_, _, ()>("ResetFailedUnit", &(unit,)).or_else(unknown)
+        });
+        stopped.map_err(|source| SystemdError::Call { act: "stop", unit: unit.to_owned(), source })
+    }
+}
+
+fn unknown(error: zbus::Error) -> zbus::Result<()> {
+    match &error {
+        zbus::Error::MethodError(name, _, _) if name.as_str() == "org.freedesktop.systemd1.NoSuchUnit" => {
+            Ok(())
+        }
+        _ => Err(error),
+    }
+}
+
+#[cfg(test)]
+#[path = "systemd_tests.rs"]
+mod tests;

@@ -1,0 +1,176 @@
+//! Over a bus of its own, with a stand-in for systemd that records what it is asked.
+
+use std::io::{BufRead, BufReader};
+use std::process::Child;
+use std::sync::mpsc::{Receiver, Sender, channel};
+
+use zbus::object_server::SignalEmitter;
+use zbus::zvariant::{ObjectPath, OwnedValue};
+
+use super::*;
+
+/// A bus, and systemd's place on it.
+struct Bus {
+    daemon: Child,
+    address: String,
+    _directory: tempfile::TempDir,
+    _systemd: Connection,
+    calls: Receiver<String>,
+}
+
+impl Drop for Bus {
+    fn drop(&mut self) {
+        let _ = self.daemon.kill();
+        let _ = self.daemon.wait();
+    }
+}
+
+struct Manager {
+    calls: Sender<String>,
+    result: &'static str,
+}
+
+#[zbus::interface(name = "org.freedesktop.systemd1.Manager")]
+impl Manager {
+    fn subscribe(&self) {}
+
+    fn reset_failed_unit(&self, _name: String) -> zbus::fdo::Result<()> {
+        Err(zbus::fdo::Error::UnknownObject("none".into()))
+    }
+
+    async fn start_transient_unit(
+        &self,
+        name: String,
+        mode: String,
+        properties: Vec<(String, OwnedValue)>,
+        _auxiliary: Vec<(String, Vec<(String, OwnedValue)>)>,
+        #[zbus(signal_emitter)] emitter: SignalEmitter<'_>,
+    ) -> zbus::fdo::Result<OwnedObjectPath> {
+        let properties: Vec<String> =
+            properties.iter().map(|(key, value)| format!("{key}={:?}", &**value)).collect();
+        let _ = self.calls.send(format!("start {name} {mode} {}", properties.join(" ")));
+        let job = |number: u32| {
+            let path = ObjectPath::try_from(format!("/job/{number}"));
+            path.map_err(|error| zbus::fdo::Error::Failed(error.to_string()))
+        };
+        for (number, result) in [(1, "failed"), (2, self.result)] {
+            Self::job_removed(&emitter, number, job(number)?, &name, result).await?;
+        }
+        Ok(job(2)?.into())
+    }
+
+    fn set_unit_properties(&self, name: &str, runtime: bool, properties: Vec<(String, OwnedValue)>) {
+        let properties: Vec<String> =
+            properties.into_iter().map(|(key, value)| format!("{key}={:?}", &*value)).collect();
+        let _ = self.calls.send(format!("set {name} {runtime} {}", properties.join(" ")));
+    }
+
+    #[zbus(signal)]
+    async fn job_removed(
+        emitter: &SignalEmitter<'_>,
+        id: u32,
+        job: ObjectPath<'_>,
+        unit: &str,
+        result: &str,
+    ) -> zbus::Result<()>;
+}
+
+/// `result` is how its jobs end.
+fn bus(result: &'static str) -> Bus {
+    let directory = tempfile::tempdir().unwrap();
+    let config = directory.path().join("bus.conf");
+    let socket = directory.path().join("bus");
+    let text = format!(
+        "<busconfig><listen>unix:path={}</listen><auth>EXTERNAL</auth><policy context=\"default\">\
+         <allow send_destination=\"*\" eavesdrop=\"true\"/><allow eavesdrop=\"true\"/><allow own=\"*\"/>\
+         </policy></busconfig>",
+        socket.display()
+    );
+    std::fs::write(&config, text).unwrap();
+    let mut daemon = Command::new("dbus-daemon");
+    daemon.arg("--config-file").arg(&config).args(["--nofork", "--nopidfile", "--print-address"]);
+    let mut daemon = daemon.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    let mut address = String::new();
+    BufReader::new(daemon.stdout.take().unwrap()).read_line(&mut address).unwrap();
+    let address = address.trim().to_owned();
+    let (sender, calls) = channel();
+    let systemd = Builder::address(address.as_str()).unwrap().name("org.freedesktop.systemd1").unwrap();
+    let manager = Manager { calls: sender, result };
+    let systemd = systemd.serve_at("/org/freedesktop/systemd1", manager).unwrap().build().unwrap();
+    Bus { daemon, address, _directory: directory, _systemd: systemd, calls }
+}
+
+impl Bus {
+    fn client(&self) -> Systemd {
+        Systemd { connection: Builder::address(self.address.as_str()).unwrap().build().unwrap() }
+    }
+}
+
+fn order() -> Order {
+    Order {
+        scope: Scope::parse("a-b.slice:docker:c1", "c1").unwrap(),
+        id: "c1".into(),
+        pid: 7,
+        version_2: true,
+        properties: Properties { memory: Some(1 << 30), threads: Some(9), shares: Some((1024, 100)) },
+    }
+}
+
+#[test]
+fn a_scope_is_asked_for_with_its_process_slice_and_limits() {
+    let bus = bus("done");
+    bus.client().start(&order()).unwrap();
+    let call = bus.calls.recv().unwrap();
+    for part in [
+        "start docker-c1.scope replace ",
+        "Slice=Str(\"a-b.slice\")",
+        "PIDs=Array",
+        "U32(7)",
+        "Delegate=Bool(true)",
+        "MemoryMax=U64(1073741824)",
+        "TasksMax=U64(9)",
+        "CPUWeight=U64(100)",
+    ] {
+        assert!(call.contains(part), "{part}: {call}");
+    }
+}
+
+#[test]
+fn a_job_that_fails_is_an_error() {
+    let error = bus("timeout").client().start(&order()).unwrap_err();
+    assert_eq!(error.to_string(), "systemd did not start docker-c1.scope: the job's result is `timeout`");
+}
+
+#[test]
+fn an_update_sets_what_it_has() {
+    let bus = bus("done");
+    let properties = Properties { shares: Some((512, 59)), ..Properties::default() };
+    bus.client().set(&order().scope, &Properties::default(), true).unwrap();
+    bus.client().set(&order().scope, &properties, false).unwrap();
+    assert_eq!(bus.calls.recv().unwrap(), "set docker-c1.scope true CPUShares=U64(512)");
+}
+
+#[test]
+fn names_become_paths() {
+    for (path, slice, cgroup) in [
+        ("system.slice:docker:abc", "system.slice", "system.slice/docker-abc.scope"),
+        ("a-b-c.slice::x", "a-b-c.slice", "a.slice/a-b.slice/a-b-c.slice/x.scope"),
+        ("-.slice:libpod:x", "-.slice", "libpod-x.scope"),
+        (":crio:x", "system.slice", "system.slice/crio-x.scope"),
+        ("", "system.slice", "system.slice/runv-id.scope"),
+    ] {
+        let scope = Scope::parse(path, "id").unwrap();
+        assert_eq!((scope.slice.as_str(), scope.path()), (slice, PathBuf::from(cgroup)), "{path}");
+    }
+    for path in [
+        "/docker/abc",
+        "a.slice:b",
+        "a:b:c",
+        "a--b.slice:x:y",
+        "a/b.slice:x:y",
+        "a.slice:x:y/z",
+        "a.slice:x:",
+    ] {
+        assert!(Scope::parse(path, "id").is_err(), "{path}");
+    }
+}
