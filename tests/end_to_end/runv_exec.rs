@@ -66,7 +66,9 @@ fn a_detached_process_has_a_host_process_that_takes_it_along() -> Result<()> {
     assert_eq!(pids, [monitor.parse::<u32>()?, u32::try_from(proxy.as_raw_nonzero().get())?]);
     let lists =
         |text: &str| Ok::<_, anyhow::Error>(runv.call(&["ps", "c1"])?.expect(0)?.stdout.contains(text));
-    assert!(lists("sleep 777")? && lists("sleep 1000")?);
+    // While a process executes its program it has no command line.
+    let both = || Ok((lists("sleep 777")? && lists("sleep 1000")?).then_some(()));
+    Deadline::generous()?.wait_for("both processes", both)?;
     let columns = runv.call(&["ps", "c1", "-o", "comm=NAME,args"])?.expect(0)?.stdout;
     let rows = ["NAME  COMMAND", "sleep sleep 777"];
     assert!(rows.iter().all(|row| columns.lines().any(|line| line == *row)), "{columns}");
