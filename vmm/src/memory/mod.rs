@@ -1,11 +1,9 @@
-//! Guest memory: one file of fixed size ([`mod@file`]), mapped into this process and shared with the device backends.
+//! Guest memory: one file of fixed size ([`vmm::memory_file`]), mapped into this process and shared with the device backends.
 //!
 //! Backends get the file (vhost-user `SET_MEM_TABLE`) and so see what the guest sees, with one exception:
 //! [`Memory::map_private`] lays pages of another file over it in this process only. That is for pages that
 //! no driver ever hands to a device, i.e. the kernel's code and constants.
 #![allow(unsafe_code, reason = "maps files over guest memory")]
-
-mod file;
 
 use std::fs::File;
 use std::io;
@@ -19,9 +17,9 @@ use vm_memory::{
     GuestMemoryRegion, MemoryRegionAddress,
 };
 
-use self::file::MemoryFile;
 use crate::arch::x86_64::boot_params::Range;
 use crate::arch::x86_64::layout;
+use vmm::memory_file::{self, MemoryFile};
 
 /// Guest memory could not be made or filled.
 #[derive(Debug, thiserror::Error)]
@@ -72,7 +70,7 @@ pub(crate) enum MemoryError {
 #[derive(Debug)]
 pub(crate) struct Memory {
     map: GuestMemoryMmap,
-    /// Open as long as the memory is used, see [`file::MemoryFile`].
+    /// Open as long as the memory is used, see [`MemoryFile`].
     _mount: Option<OwnedFd>,
 }
 
@@ -90,7 +88,7 @@ impl Memory {
     pub(crate) fn new(mib: u32) -> Result<Self, MemoryError> {
         let size = u64::from(mib) << 20;
         let MemoryFile { file, mount } =
-            file::create(size).map_err(|source| MemoryError::Create { mib, source })?;
+            memory_file::create(size).map_err(|source| MemoryError::Create { mib, source })?;
         let file = Arc::new(file);
         let mut offset = 0;
         let mut ranges = Vec::with_capacity(2);

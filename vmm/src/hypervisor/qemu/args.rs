@@ -11,6 +11,7 @@ use serde_json::json;
 
 use super::Accelerator;
 use crate::config::DeviceKind;
+use crate::memory_file::HUGE_PAGE;
 
 /// virtio-mmio transports that the machine type `microvm` has without ACPI.
 pub(crate) const MAX_DEVICES: usize = 8;
@@ -21,6 +22,8 @@ pub(crate) struct Machine<'a> {
     pub(crate) accelerator: Accelerator,
     pub(crate) cpus: NonZeroU8,
     pub(crate) memory_mib: u32,
+    /// A file of that size.
+    pub(crate) memory: RawFd,
     pub(crate) kernel: RawFd,
     pub(crate) initrd: RawFd,
     pub(crate) kernel_command_line: &'a str,
@@ -80,12 +83,13 @@ pub(crate) fn arguments(machine: &Machine<'_>) -> Result<Vec<String>, ArgumentEr
     argv.option("-cpu", cpu);
     argv.option("-smp", &machine.cpus.to_string());
     argv.option("-m", &machine.memory_mib.to_string());
-    // Backends map the guest's memory, so it must be a shared memfd.
+    // Backends map the guest's memory, so it must be a shared file.
     let bytes = u64::from(machine.memory_mib) << 20;
     argv.json(
         "-object",
         &json!({
-            "qom-type": "memory-backend-memfd", "id": "ram", "size": bytes, "share": true,
+            "qom-type": "memory-backend-file", "id": "ram", "size": bytes, "share": true,
+            "mem-path": inherited(machine.memory), "align": HUGE_PAGE,
         }),
     );
     argv.option("-kernel", &inherited(machine.kernel));
@@ -181,6 +185,7 @@ mod tests {
             accelerator: Accelerator::Tcg,
             cpus: NonZeroU8::new(2).unwrap(),
             memory_mib: 256,
+            memory: 63,
             kernel: 64,
             initrd: 65,
             kernel_command_line: "console=ttyS0 a,b",
@@ -201,7 +206,7 @@ mod tests {
         let kinds = [fs("runv"), DeviceKind::Vsock { guest_cid: 3 }, DeviceKind::Rng];
         let expected = "-no-user-config -nodefaults -no-reboot -S -display none \
             -machine microvm,acpi=off,rtc=on,isa-serial=on,memory-backend=ram -accel tcg -cpu max -smp 2 -m 256 \
-            -object {\"id\":\"ram\",\"qom-type\":\"memory-backend-memfd\",\"share\":true,\"size\":268435456} \
+            -object {\"align\":2097152,\"id\":\"ram\",\"mem-path\":\"/proc/self/fd/63\",\"qom-type\":\"memory-backend-file\",\"share\":true,\"size\":268435456} \
             -kernel /proc/self/fd/64 -initrd /proc/self/fd/65 -append console=ttyS0|a,b \
             -chardev socket,id=qmp,fd=66 -mon chardev=qmp,mode=control \
             -chardev socket,id=console,fd=67 -serial chardev:console \

@@ -63,7 +63,7 @@ fn greeted_with(words: String) -> (QmpError, Observed) {
         // An early end would be taken for the reason.
         let _ = wait.recv();
     });
-    let error = client.negotiate().unwrap_err();
+    let error = client.negotiate_and_execute("cont").unwrap_err();
     drop(understood);
     (error, watch_end(watch, server))
 }
@@ -86,8 +86,7 @@ fn commands_are_answered_though_events_come_between() {
         server.stderr.write_all(b"a warning\n").unwrap();
         server.reset_log.write_all(b"CPU Reset (CPU 0)\nRAX=0\nTriple fault\n").unwrap();
     });
-    client.negotiate().unwrap();
-    client.execute("cont").unwrap();
+    client.negotiate_and_execute("cont").unwrap();
     let observed = watch_end(watch, server);
     assert_eq!(observed.shutdown, Some(ShutdownReason::GuestReset));
     assert_eq!(observed.stderr, "a warning");
@@ -104,8 +103,7 @@ fn refusal_is_told_in_qemus_words_on_one_line() {
         let error = "{\"class\":\"GenericError\",\"desc\":\"not\\nnow\\u001b\"}";
         server.say(&format!("{{\"error\":{error},\"id\":{id}}}\r\n"));
     });
-    client.negotiate().unwrap();
-    let error = client.execute("cont").unwrap_err();
+    let error = client.negotiate_and_execute("cont").unwrap_err();
     assert_eq!(error.to_string(), "QEMU refused cont: not; now\\u{1b}");
     watch_end(watch, server);
 }
@@ -115,7 +113,7 @@ fn end_of_the_connection_is_told_at_once() {
     let (mut client, watch, server) = converse(|mut server| {
         server.stderr.write_all(b"qemu-system-x86_64: no memory\n").unwrap();
     });
-    let error = client.negotiate().unwrap_err();
+    let error = client.negotiate_and_execute("cont").unwrap_err();
     assert!(matches!(error, QmpError::Closed), "{error}");
     assert_eq!(watch_end(watch, server).stderr, "no memory");
 }
@@ -125,7 +123,7 @@ fn silence_ends_in_a_timeout() {
     let (ours, _theirs) = UnixStream::pair().unwrap();
     let (_sender, messages) = std::sync::mpsc::sync_channel(1);
     let mut client = Client::new(ours, messages, Duration::from_millis(1)).unwrap();
-    let error = client.negotiate().unwrap_err();
+    let error = client.negotiate_and_execute("cont").unwrap_err();
     assert!(matches!(error, QmpError::Timeout { .. }), "{error}");
 }
 
@@ -164,12 +162,13 @@ fn garbage_after_the_start_does_not_stop_the_watch() {
     let (mut client, watch, server) = converse(|mut server| {
         server.say(GREETING);
         server.accept("qmp_capabilities");
+        server.accept("cont");
         for _ in 0..100 {
             server.say(&"garbage".repeat(10_000));
         }
         server.stderr.write_all(b"the end").unwrap();
     });
-    client.negotiate().unwrap();
+    client.negotiate_and_execute("cont").unwrap();
     let observed = watch_end(watch, server);
     assert_eq!(observed.violation, Some("a line is too long"));
     assert_eq!(observed.stderr, "the end");

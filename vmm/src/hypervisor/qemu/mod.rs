@@ -32,6 +32,7 @@ use self::qmp::{Client, QmpError};
 use self::watch::{Sources, Watch};
 use super::{Hypervisor, StartError, Vm, VmError, VmExit};
 use crate::config::{MIN_MEMORY_MIB, VmConfig};
+use crate::memory_file;
 
 mod args;
 mod cmdline;
@@ -80,7 +81,9 @@ impl Hypervisor for Qemu {
             Accelerator::Kvm => Ok((None, None)),
         }
         .map_err(|errno| host("make a pipe")(errno.into()))?;
-        let command = self.command(config, qmp.into(), log_writer)?;
+        let memory =
+            memory_file::create(u64::from(config.memory_mib) << 20).map_err(host("make guest memory"))?;
+        let command = self.command(config, memory.file.into(), qmp.into(), log_writer)?;
         let mut process = BoundProcess::spawn(command)
             .map_err(|source| StartError::Spawn { program: self.program.clone(), source })?;
         let stderr = process.take_stderr().ok_or_else(|| StartError::Host {
@@ -94,8 +97,11 @@ impl Hypervisor for Qemu {
         };
         let (watch, messages) = Watch::start(sources).map_err(host("start a thread"))?;
         let mut client = Client::new(ours, messages, PATIENCE).map_err(host("set up a socket"))?;
-        match client.negotiate().and_then(|()| client.execute("cont")) {
-            Ok(()) => Ok(Box::new(Running { process, client, watch: Some(watch), exit: None })),
+        match client.negotiate_and_execute("cont") {
+            Ok(()) => {
+                let watch = Some(watch);
+                Ok(Box::new(Running { process, client, watch, exit: None, _mount: memory.mount }))
+            }
             Err(error) => Err(failed_start(process, watch, error)),
         }
     }
@@ -106,6 +112,7 @@ impl Qemu {
     fn command(
         &self,
         config: VmConfig,
+        memory: OwnedFd,
         qmp: OwnedFd,
         reset_log: Option<OwnedFd>,
     ) -> Result<Command, StartError> {
@@ -117,6 +124,7 @@ impl Qemu {
         let mut inherited = Inherited::default();
         let kernel = inherited.add(open_kernel(&config.kernel)?.into());
         let initrd = inherited.add(open_file("initrd", &config.initrd)?.into());
+        let memory = inherited.add(memory);
         let qmp = inherited.add(qmp);
         let reset_log = reset_log.map(|log| inherited.add(log));
         let console = inherit_console(&mut inherited, config.console)?;
@@ -144,6 +152,7 @@ impl Qemu {
             accelerator: self.accelerator,
             cpus: config.cpus,
             memory_mib: config.memory_mib,
+            memory,
             kernel,
             initrd,
             kernel_command_line: &kernel_command_line,
@@ -179,6 +188,8 @@ struct Running {
     watch: Option<Watch>,
     /// How the machine ended, once that is known.
     exit: Option<VmExit>,
+    /// See [`memory_file::MemoryFile`].
+    _mount: Option<OwnedFd>,
 }
 
 impl Vm for Running {

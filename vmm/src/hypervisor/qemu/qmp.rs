@@ -170,31 +170,49 @@ impl Client {
         Ok(Self { stream, messages, last_id: 0, patience })
     }
 
-    /// Waits for the greeting and leaves negotiation mode.
-    pub(crate) fn negotiate(&mut self) -> Result<(), QmpError> {
+    /// Leaves negotiation mode and executes the first command. Both are sent before the greeting is there: each time
+    /// that QEMU has to wait for one is a round trip on the way to the guest's first instruction.
+    pub(crate) fn negotiate_and_execute(&mut self, command: &'static str) -> Result<(), QmpError> {
+        let negotiation = self.send("qmp_capabilities")?;
+        let execution = self.send(command)?;
         match self.receive("greet")? {
-            Message::Greeting => self.execute("qmp_capabilities"),
+            Message::Greeting => {}
             Message::Reply { .. } | Message::Event(_) => {
-                Err(QmpError::Protocol("something came before the greeting"))
+                return Err(QmpError::Protocol("something came before the greeting"));
             }
         }
+        self.reply(negotiation, "qmp_capabilities")?;
+        self.reply(execution, command)
     }
 
     /// Executes a command that takes no arguments and whose returned value is of no interest.
     pub(crate) fn execute(&mut self, command: &'static str) -> Result<(), QmpError> {
+        let id = self.send(command)?;
+        self.reply(id, command)
+    }
+
+    /// Returns the command's id.
+    fn send(&mut self, command: &'static str) -> Result<u64, QmpError> {
         self.last_id += 1;
         let line = format!("{{\"execute\":\"{command}\",\"id\":{}}}\n", self.last_id);
-        self.stream.write_all(line.as_bytes()).map_err(QmpError::Send)?;
+        match self.stream.write_all(line.as_bytes()) {
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Err(QmpError::Closed),
+            written => written.map_err(QmpError::Send).map(|()| self.last_id),
+        }
+    }
+
+    /// Waits for the reply to the command with that id.
+    fn reply(&self, id: u64, command: &'static str) -> Result<(), QmpError> {
         loop {
             match self.receive(command)? {
-                Message::Reply { id: Some(id), outcome } if id == self.last_id => {
+                Message::Reply { id: Some(this), outcome } if this == id => {
                     return outcome.map_err(|text| QmpError::Refused {
                         command,
                         description: super::stderr::one_line(text.as_bytes()),
                     });
                 }
                 // The late reply to a command that was given up.
-                Message::Reply { id: Some(id), .. } if id < self.last_id => {}
+                Message::Reply { id: Some(this), .. } if this < id => {}
                 Message::Reply { .. } => {
                     return Err(QmpError::Protocol("a reply belongs to no command"));
                 }

@@ -5,6 +5,8 @@
 //! of what it allocated, and a fault of 2 MiB costs what 40 of 4 KiB do; where memory is too fragmented, small
 //! pages are taken, without waiting for larger ones.
 //!
+//! A mapping has huge pages only if it begins at a multiple of their size, [`HUGE_PAGE`].
+//!
 //! The tmpfs is mounted nowhere (`fsopen(2)`, `fsmount(2)`) and ends with the file's last user.
 
 use std::fs::File;
@@ -16,18 +18,26 @@ use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsconfig_set_string, fsmount, fsopen,
 };
 
+/// Bytes of a huge page on x86-64.
+pub const HUGE_PAGE: u64 = 2 << 20;
+
 /// Its name, which shows in `/proc/PID/maps`.
 const NAME: &str = "guest-memory";
 
 /// The file, and what has to stay open.
-pub(super) struct MemoryFile {
-    pub(super) file: File,
+#[derive(Debug)]
+pub struct MemoryFile {
+    /// The file itself.
+    pub file: File,
     /// The root of its tmpfs. To close it waits for all processors, which can as well be done at the end.
-    pub(super) mount: Option<OwnedFd>,
+    pub mount: Option<OwnedFd>,
 }
 
 /// Makes a file of `size` zero bytes.
-pub(super) fn create(size: u64) -> io::Result<MemoryFile> {
+///
+/// # Errors
+/// Those of `memfd_create(2)` and `ftruncate(2)`.
+pub fn create(size: u64) -> io::Result<MemoryFile> {
     match on_tmpfs(size) {
         Ok((file, mount)) => Ok(MemoryFile { file, mount: Some(mount) }),
         Err(error) => {
