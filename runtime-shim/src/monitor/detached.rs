@@ -4,7 +4,6 @@
 //! It has the container's streams and terminal, sits in its cgroup and network namespace, and its death, however it
 //! comes, takes the machine along.
 
-use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
 
@@ -14,6 +13,7 @@ use rustix::fs::{Mode, OFlags, openat};
 
 use super::boot::Boot;
 use super::ending;
+use super::launch;
 use super::plan::{Announcement, Creator, MonitorPlan};
 use super::relay;
 use super::signals::Signals;
@@ -48,7 +48,7 @@ const OOM: &str = "oom";
 /// Reads the plan and follows it; returns the status with which to exit.
 pub(crate) fn main(plan: OwnedFd, socket: OwnedFd) -> u8 {
     let creator = Creator(socket);
-    let plan = match serde_json::from_reader(File::from(plan)) {
+    let plan = match launch::read_plan(plan) {
         Ok(plan) => plan,
         Err(error) => return announce_failure(&creator, &Failure::from(error)),
     };

@@ -5,7 +5,8 @@
 
 #![allow(unsafe_code, reason = "std's pre_exec is unsafe, and fork(2) has no safe wrapper")]
 
-use std::io;
+use std::fs::File;
+use std::io::{self, Read};
 use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
@@ -15,6 +16,7 @@ use oci_spec::runtime::Process;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use rustix::process::{Signal, getpid, getppid, ioctl_tiocsctty, set_parent_process_death_signal, setsid};
 use serde::Serialize;
+use serde::de::DeserializeOwned;
 
 /// Whose child the process is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -106,6 +108,15 @@ fn shown(process: Option<&Process>) -> impl Iterator<Item = &str> {
     })
 }
 
+/// Reads the plan that [`launch`] has passed on, in as few pieces as it comes in.
+///
+/// Errors are those of read(2), and of a plan of another version of this program.
+pub(crate) fn read_plan<Plan: DeserializeOwned>(plan: OwnedFd) -> io::Result<Plan> {
+    let mut bytes = Vec::new();
+    File::from(plan).read_to_end(&mut bytes)?;
+    Ok(serde_json::from_slice(&bytes)?)
+}
+
 /// The caller goes on as its own child, and ends as itself.
 fn fork_again() -> io::Result<()> {
     // SAFETY: this process is the single-threaded child of a fork, and its copy goes on where it stands.
@@ -114,5 +125,19 @@ fn fork_again() -> io::Result<()> {
         -1 => Err(io::Error::last_os_error()),
         // SAFETY: ends the process and runs no code of it.
         _ => unsafe { libc::_exit(0) },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_plan_arrives_as_it_was_sent_and_a_broken_one_is_an_error() {
+        let sent = vec!["a".repeat(100_000), "\u{e9}\n\"".to_owned()];
+        let file = sealed_file("plan", &serde_json::to_vec(&sent).unwrap()).unwrap();
+        assert_eq!(read_plan::<Vec<String>>(file).unwrap(), sent);
+        let broken = sealed_file("plan", b"[\"a\"").unwrap();
+        assert_eq!(read_plan::<Vec<String>>(broken).unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
     }
 }

@@ -3,7 +3,6 @@
 //!
 //! With `--detach` it is a process of its own, started by [`super::launch`]; else the command itself.
 
-use std::fs::File;
 use std::os::fd::OwnedFd;
 
 use agent_protocol::agent as proto;
@@ -12,6 +11,7 @@ use protobuf::MessageField;
 
 use super::boot::{introduce, one_terminal, separate};
 use super::ending;
+use super::launch;
 use super::plan::{Announcement, Creator, ExecPlan};
 use super::signals::Signals;
 use super::workload::{CONTAINER_ID, OnSignal, ProcessEnd, Workload, refused};
@@ -49,7 +49,7 @@ pub(crate) fn main(plan: OwnedFd, socket: OwnedFd) -> u8 {
 fn detached(plan: OwnedFd, creator: &mut Option<Creator>) -> Result<ProcessEnd, Failure> {
     withhold_inherited_fds()?;
     ending::forbid_core();
-    let plan: ExecPlan = serde_json::from_reader(File::from(plan))?;
+    let plan: ExecPlan = launch::read_plan(plan)?;
     let log = plan.log.as_deref().map(report::open_log).transpose()?;
     report::speak_to_engine(EngineLog { file: log, format: plan.log_format, stderr: Stderr::Containers });
     run(&plan, |pid| {
