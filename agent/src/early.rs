@@ -1,4 +1,4 @@
-//! The guest before there is any container: file systems, standard descriptors, loopback.
+//! The guest before there is any container: file systems.
 //!
 //! Every system call here is on the path to the ready signal; there are no more than needed.
 
@@ -12,17 +12,12 @@ use rustix::mount::{MountFlags, MoveMountFlags, OpenTreeFlags, mount, move_mount
 use rustix::process::{chroot, fchdir};
 
 use crate::container::GuestPlaces;
-use crate::kmsg;
-use crate::sys::network;
 
 /// The mounted share, the directory on which containers mount their roots, and that of sockets.
 const SHARE: &str = "/run/runv/share";
 const ROOT: &str = "/run/runv/root";
 const SOCKETS: &str = "/run/runv/sockets";
 const CGROUPS: &str = "/sys/fs/cgroup";
-
-/// Turns debug lines on when it is on the kernel command line.
-const DEBUG_PARAMETER: &str = "runv.debug";
 
 /// Which step failed.
 #[derive(Debug, thiserror::Error)]
@@ -92,15 +87,6 @@ pub fn prepare() -> Result<GuestPlaces, EarlyError> {
         })?;
     }
     make_root_pivotable().map_err(EarlyError::Root)?;
-    if fs::read_to_string("/proc/cmdline")
-        .is_ok_and(|line| line.split_whitespace().any(|word| word == DEBUG_PARAMETER))
-    {
-        kmsg::enable_debug();
-    }
-    // A kernel without it has no loopback to bring up; a workload that needs one will say so.
-    if let Err(error) = network::bring_loopback_up() {
-        kmsg::debug(|| format!("cannot bring the loopback interface up: {error}"));
-    }
     Ok(GuestPlaces {
         share: SHARE.into(),
         root: ROOT.into(),

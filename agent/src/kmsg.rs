@@ -1,7 +1,8 @@
 //! The agent's last words, and its debug output: lines in the kernel log, which the console shows.
 //!
 //! The console is slow and every character costs a VM exit, so nothing is logged unless something ends the
-//! agent, goes wrong on clean-up, or `runv.debug` is on the kernel command line.
+//! agent, goes wrong on clean-up, or `runv_debug` is on the kernel command line, which
+//! passes words that it does not know on to PID 1.
 
 use std::fmt::Display;
 use std::fs::OpenOptions;

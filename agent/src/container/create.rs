@@ -14,6 +14,7 @@ use crate::container::request::ContainerSpec;
 use crate::container::status::Status;
 use crate::container::{Container, Containers, end};
 use crate::failure::{Failure, FailureKind};
+use crate::kmsg;
 use crate::process::birth::{Birth, Ready};
 use crate::process::child::{Places, Plan};
 use crate::process::spawn;
@@ -22,6 +23,7 @@ use crate::rootfs::mounts::Source;
 use crate::rootfs::path::file_type;
 use crate::security::identity_map::IdentityMap;
 use crate::sockets::Relays;
+use crate::sys::network;
 
 impl Containers {
     /// Makes the container that `spec` describes; its init then waits to be let go.
@@ -47,6 +49,9 @@ impl Containers {
             huge_pages::allow().map_err(|error| {
                 Failure::new(FailureKind::System, format!("cannot allow huge pages: {error}"))
             })?;
+        }
+        if !spec.namespaces.network {
+            guests_loopback();
         }
         let cgroup = Cgroup::create(&self.places.cgroups, &spec.id).map_err(|error| system(&error))?;
         let places = Places {
@@ -85,6 +90,14 @@ impl Containers {
         let spawned = spawn::init(plan, directory.as_fd(), &stdio.child).map_err(|error| system(&error))?;
         let birth = Birth::new(&self.reaper, spawned).mapped(plan.spec.identities.as_ref()).await?;
         birth.ready(stdio, &plan.spec.process.settings).await
+    }
+}
+
+/// A container without a network namespace of its own has the guest's, whose loopback nobody else needs.
+fn guests_loopback() {
+    // A kernel without it has no loopback to bring up; a workload that needs one will say so.
+    if let Err(error) = network::bring_loopback_up() {
+        kmsg::debug(|| format!("cannot bring the loopback interface up: {error}"));
     }
 }
 

@@ -106,7 +106,6 @@ pub enum LookupError {
 impl Containers {
     /// An empty set.
     pub fn new(places: GuestPlaces, reaper: Arc<Reaper>, streams: Arc<Streams>) -> Self {
-        crate::process::executable::remember_own();
         Self { places, reaper, streams, table: Mutex::default() }
     }
 

@@ -52,9 +52,10 @@ pub fn find(name: &CStr, env: &[CString]) -> Result<CString, Failure> {
 /// The program of this process, by its file: set before the first container is made.
 static OWN: OnceLock<(u64, u64)> = OnceLock::new();
 
-/// Remembers which program the agent is, so that no container executes it.
-pub fn remember_own() {
-    if let Some(identity) = identity(c"/proc/self/exe") {
+/// Remembers which program the agent is, so that no container executes it: the one at `path`, or else what procfs
+/// says, which takes longer to find.
+pub fn remember_own(path: &Path) {
+    if let Some(identity) = identity(path).or_else(|| identity(Path::new("/proc/self/exe"))) {
         OWN.get_or_init(|| identity);
     }
 }
@@ -66,7 +67,7 @@ pub fn remember_own() {
 ///
 /// A [`Failure`] as for a file that may not be executed.
 pub fn refuse_own(program: &CStr) -> Result<(), Failure> {
-    match (OWN.get(), identity(program)) {
+    match (OWN.get(), identity(Path::new(OsStr::from_bytes(program.to_bytes())))) {
         (Some(own), Some(other)) if *own == other => {
             let text = format!("exec: {:?}: permission denied", program.to_string_lossy());
             Err(Failure::new(FailureKind::ExecutableNotPermitted, text))
@@ -75,7 +76,7 @@ pub fn refuse_own(program: &CStr) -> Result<(), Failure> {
     }
 }
 
-fn identity(program: &CStr) -> Option<(u64, u64)> {
+fn identity(program: &Path) -> Option<(u64, u64)> {
     rustix::fs::stat(program).ok().map(|stat| (stat.st_dev, stat.st_ino))
 }
 

@@ -11,6 +11,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
+use rustix::buffer::spare_capacity;
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::pipe::{PipeFlags, pipe_with};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf, split};
@@ -21,7 +22,7 @@ use tokio::task::JoinHandle;
 use crate::process::console::Terminal;
 use crate::streams::{Connection, StreamError, Streams};
 
-/// As much as a pipe holds, and a vsock packet carries.
+/// As much as a pipe holds, and a vsock packet carries. Its pages are touched only as far as they are used.
 const BUFFER: usize = 64 << 10;
 
 /// Which step failed.
@@ -177,11 +178,12 @@ impl Relays {
 
 /// From the shim to the process; its end of file closes the pipe. A process that closes its stdin ends it too.
 async fn relay_input(mut from: ReadHalf<Box<dyn Connection>>, mut to: Sender) {
-    let mut buffer = vec![0; BUFFER];
-    while let Ok(length @ 1..) = from.read(&mut buffer).await {
-        if to.write_all(buffer.get(..length).unwrap_or_default()).await.is_err() {
+    let mut buffer = Vec::with_capacity(BUFFER);
+    while let Ok(1..) = from.read_buf(&mut buffer).await {
+        if to.write_all(&buffer).await.is_err() {
             return;
         }
+        buffer.clear();
     }
 }
 
@@ -189,12 +191,16 @@ async fn relay_input(mut from: ReadHalf<Box<dyn Connection>>, mut to: Sender) {
 /// directions, with output still on its way.
 async fn relay_keys(mut from: ReadHalf<Box<dyn Connection>>, to: Sender) {
     let mut to = Some(to);
-    let mut buffer = vec![0; BUFFER];
-    while let Ok(length @ 1..) = from.read(&mut buffer).await {
-        let Some(terminal) = &mut to else { continue };
-        if terminal.write_all(buffer.get(..length).unwrap_or_default()).await.is_err() {
+    let mut buffer = Vec::with_capacity(BUFFER);
+    while let Ok(1..) = from.read_buf(&mut buffer).await {
+        let failed = match &mut to {
+            Some(terminal) => terminal.write_all(&buffer).await.is_err(),
+            None => false,
+        };
+        if failed {
             to = None;
         }
+        buffer.clear();
     }
 }
 
@@ -208,12 +214,13 @@ async fn relay_output(
     mut finish: watch::Receiver<bool>,
     linger: Option<ReadHalf<Box<dyn Connection>>>,
 ) {
-    let mut buffer = vec![0; BUFFER];
+    let mut buffer = Vec::with_capacity(BUFFER);
     loop {
         let finishing = *finish.borrow();
+        buffer.clear();
         match read(&from, &mut buffer, finishing) {
-            Ok(length @ 1..) => {
-                if to.write_all(buffer.get(..length).unwrap_or_default()).await.is_err() {
+            Ok(1..) => {
+                if to.write_all(&buffer).await.is_err() {
                     return;
                 }
             }
@@ -231,7 +238,9 @@ async fn relay_output(
     let closed = to.shutdown().await;
     if let (Ok(()), Some(mut stream)) = (closed, linger) {
         tokio::spawn(async move {
-            while let Ok(1..) = stream.read(&mut buffer).await {}
+            while let Ok(1..) = stream.read_buf(&mut buffer).await {
+                buffer.clear();
+            }
             drop(to);
         });
     }
@@ -239,8 +248,12 @@ async fn relay_output(
 
 /// Reads what is there. When `finishing`, from the file itself: the runtime may not have heard yet that there
 /// is something to read.
-fn read(from: &Receiver, buffer: &mut [u8], finishing: bool) -> io::Result<usize> {
-    if finishing { Ok(rustix::io::read(from.as_fd(), buffer)?) } else { from.try_read(buffer) }
+fn read(from: &Receiver, buffer: &mut Vec<u8>, finishing: bool) -> io::Result<usize> {
+    if finishing {
+        Ok(rustix::io::read(from.as_fd(), spare_capacity(buffer))?)
+    } else {
+        from.try_read_buf(buffer)
+    }
 }
 
 async fn claim(streams: &Streams, token: u64, name: &'static str) -> Result<Box<dyn Connection>, StdioError> {

@@ -10,6 +10,7 @@ use std::time::Duration;
 use agent::container::request::{ContainerSpec, ExecSpec};
 use agent::container::{Container, Containers, GuestPlaces};
 use agent::failure::Failure;
+use agent::process::executable;
 use agent::process::lifeline::lifeline;
 use agent::reaper::{Exit, Reaper};
 use agent::streams::Streams;
@@ -77,6 +78,7 @@ impl Guest {
         let streams = Arc::new(Streams::default());
         let sockets = folder.path().join("sockets");
         let places = GuestPlaces { sockets, share: share.clone(), root, cgroups: cgroups.clone() };
+        executable::remember_own(Path::new("/proc/self/exe"));
         let containers = Containers::new(places, Reaper::start().unwrap(), Arc::clone(&streams));
         Self { containers: Arc::new(containers), share, cgroups, streams, folder }
     }
