@@ -10,9 +10,10 @@ use e2e::{Bundle, Deadline, Output, Setup};
 use tempfile::TempDir;
 
 use crate::emulation::median;
-use crate::meter::Meter;
+use crate::meter::{Meter, millions};
 use crate::report::Measurement;
 use crate::runtime;
+use crate::trace;
 
 const ROUNDS: usize = 5;
 const AT_ONCE: usize = 50;
@@ -70,6 +71,16 @@ impl Oci {
         run(&mut self.command(arguments))
     }
 
+    /// Creates and starts a container, up to its workload's first byte.
+    fn to_first_byte(&self, bundle: &Bundle) -> Result<()> {
+        let (reader, writer) = std::io::pipe().context("cannot make a pipe")?;
+        let output = Output::collect(reader);
+        let path = bundle.path().to_string_lossy();
+        run(self.command(&["create", "--bundle", &path, "one"]).stdout(writer))?;
+        self.call(&["start", "one"])?;
+        output.wait_for("x", Deadline::after(Duration::from_secs(60))?).map(drop)
+    }
+
     /// The life of one container; its workload writes a byte and waits, `/true` writes one and ends.
     fn life(&self, bundle: &Bundle, clock: Clock<'_>) -> Result<Steps> {
         let (reader, writer) = std::io::pipe().context("cannot make a pipe")?;
@@ -116,6 +127,25 @@ impl Oci {
         }
         Ok(begin.elapsed().as_secs_f64())
     }
+}
+
+/// Where the way to the first byte and `delete --force` go, by program and within the machine by what it does, with an
+/// event at each switch and exit, which costs something itself.
+pub(crate) fn measure_shares(guests: &Path) -> Result<Vec<Measurement>> {
+    let bundle = bundle(guests)?;
+    let runv = Oci::new("runv")?;
+    // Warm.
+    runv.life(&bundle, &|| Ok(0.0))?;
+    let start = trace::record(&trace::ALL, || runv.to_first_byte(&bundle))?;
+    let end = trace::record(&trace::ALL, || runv.call(&["delete", "--force", "one"]))?;
+    let mut results = Vec::new();
+    for (id, what, trace) in [("B5", "to the first byte", start), ("B8", "delete --force", end)] {
+        let shares = trace.by_program().into_iter().map(|(name, time)| (name, millions(time)));
+        results.extend(shares.filter(|(name, share)| name != "idle" && *share >= 0.05).map(
+            |(name, share)| Measurement::new(id, format!("  of {what}, traced: {name}"), share, "M instr."),
+        ));
+    }
+    Ok(results)
 }
 
 fn run(command: &mut Command) -> Result<()> {

@@ -6,7 +6,11 @@
 //! is a function that adds [`report::Measurement`]s.
 
 mod bare;
+mod docker;
 mod emulation;
+#[path = "../../../engines/engine.rs"]
+#[allow(dead_code, unused_imports, unused_macros, reason = "what the tests use and a benchmark does not")]
+mod engine;
 mod files;
 mod lifecycle;
 mod memory;
@@ -28,11 +32,11 @@ use report::Report;
 
 const USAGE: &str =
     "usage: bench nested SUBJECT GUESTS  what is counted, in the nested host; JSON on stdout; SUBJECT is
-                                    bring-up, boot, boot-shares, agent, runs, lifecycle, memory,
-                                    streams, vsock or files
+                                    bring-up, boot, boot-shares, agent, runs, lifecycle,
+                                    lifecycle-shares, memory, streams, vsock or files
        bench here SUBJECT BUILD GUESTS
                                     sizes and ratios, on this machine; JSON on stdout; SUBJECT is
-                                    sizes, emulation, lifecycle, vsock or files
+                                    sizes, emulation, lifecycle, docker, vsock or files
        bench merge FILE...          such JSON of several files as one
        bench table FILE...          the table of it";
 
@@ -50,6 +54,7 @@ fn main() -> Result<()> {
                 "agent" => start::agent_ready(guests),
                 "runs" => start::whole_runs(guests),
                 "lifecycle" => lifecycle::measure_counted(guests),
+                "lifecycle-shares" => lifecycle::measure_shares(guests),
                 "memory" => memory::measure(guests),
                 "streams" => streams::measure(),
                 "vsock" => vsock::measure_counted(),
@@ -67,6 +72,7 @@ fn main() -> Result<()> {
                 "lifecycle" => lifecycle::measure_by_the_wall(guests),
                 "emulation" => emulation::measure(build, guests),
                 "files" => files::measure_by_the_wall(),
+                "docker" => docker::measure(),
                 "vsock" => vsock::measure_by_the_wall(),
                 _ => bail!(USAGE),
             });

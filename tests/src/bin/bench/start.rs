@@ -17,13 +17,6 @@ use crate::trace::{self, Trace};
 // A guest's mark is a byte to the debug exit port, upon which its vCPU's thread ends at once. (The tracepoint
 // kvm_pio would be the mark itself, but with it enabled nested guests hang under TCG.)
 const FEW: [&str; 3] = ["sched/sched_switch", "sched/sched_process_exec", "sched/sched_process_exit"];
-const ALL: [&str; 5] = [
-    "sched/sched_switch",
-    "sched/sched_process_exec",
-    "sched/sched_process_exit",
-    "kvm/kvm_entry",
-    "kvm/kvm_exit",
-];
 
 /// Traces the command's second run. The guests of these benchmarks are no machines to live in: the status says
 /// nothing.
@@ -117,7 +110,7 @@ pub(crate) fn boot(guests: &Path) -> Result<Vec<Measurement>> {
 
 /// Where B2b goes, with an event at each entry and exit, which costs something itself.
 pub(crate) fn boot_shares(guests: &Path) -> Result<Vec<Measurement>> {
-    let (trace, start, end) = marked_boot(guests, &ALL)?;
+    let (trace, start, end) = marked_boot(guests, &trace::ALL)?;
     let mut results: Vec<_> = shares(&trace, start, end)?
         .into_iter()
         .filter(|(name, share)| name != "idle" && *share >= 0.05)

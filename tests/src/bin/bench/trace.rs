@@ -12,6 +12,15 @@ const TRACEFS: &str = "/sys/kernel/tracing";
 /// Guest-physical addresses where no memory is.
 const DEVICES: Range<u64> = 0xc000_0000..0x1_0000_0000;
 
+/// Who runs, and when guests are entered and left.
+pub(crate) const ALL: [&str; 5] = [
+    "sched/sched_switch",
+    "sched/sched_process_exec",
+    "sched/sched_process_exit",
+    "kvm/kvm_entry",
+    "kvm/kvm_exit",
+];
+
 /// One line of the trace.
 #[derive(Debug, Clone)]
 pub(crate) struct Event {
@@ -117,6 +126,23 @@ impl Trace {
             .find(|event| event.argument("filename").is_some_and(|name| name.ends_with(program)))
             .map(|event| (event.time, event.thread))
             .with_context(|| format!("{program} was not executed"))
+    }
+
+    /// Nanoseconds of the whole trace by the program that ran, in order of their first execution: `1 runv`, ...; a
+    /// machine's as [`Trace::attribute`] says.
+    pub(crate) fn by_program(&self) -> BTreeMap<String, u64> {
+        let (Some(first), Some(last)) = (self.events.first(), self.events.last()) else {
+            return BTreeMap::new();
+        };
+        let mut names: BTreeMap<i32, String> = BTreeMap::new();
+        for event in self.events.iter().filter(|event| event.name == "sched_process_exec") {
+            let program = event.argument("filename").and_then(|name| name.rsplit('/').next()).unwrap_or("?");
+            let name = format!("{} {program}", names.len() + 1);
+            names.entry(event.thread).or_insert(name);
+        }
+        self.attribute(first.time, last.time, |process| {
+            names.get(&process).cloned().unwrap_or_else(|| "other".to_owned())
+        })
     }
 
     /// When the first thread of `process`, its first one apart, ended: that of a vCPU whose guest has stopped.
