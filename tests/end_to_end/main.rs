@@ -14,6 +14,7 @@ mod many;
 mod memory;
 mod mounts;
 mod namespaces;
+mod pods;
 mod process;
 mod resources;
 mod rights;

@@ -13,6 +13,7 @@ mod isolation;
 mod lifecycle;
 mod limits;
 mod management;
+mod pods;
 mod process;
 mod storage;
 mod terminal;

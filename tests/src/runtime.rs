@@ -73,6 +73,12 @@ impl<'bundle> Runtime<'bundle> {
         Ok(Self { bundle, root, base })
     }
 
+    /// With the same root and configuration as another, for the containers of another bundle.
+    #[must_use]
+    pub fn with_root_of(other: &Runtime<'_>, bundle: &'bundle Bundle) -> Self {
+        Self { bundle, root: other.root.clone(), base: other.base.clone() }
+    }
+
     /// Where containers are kept.
     #[must_use]
     pub fn root(&self) -> &Path {

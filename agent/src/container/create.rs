@@ -10,6 +10,7 @@ use crate::cgroup::Cgroup;
 use crate::cgroup::huge_pages;
 use crate::cgroup::settings::enable_controllers;
 use crate::container::limits::Limits;
+use crate::container::namespaces::{Joined, Neighbour};
 use crate::container::request::ContainerSpec;
 use crate::container::status::Status;
 use crate::container::{Container, Containers, end};
@@ -42,6 +43,7 @@ impl Containers {
     }
 
     async fn build(&self, spec: ContainerSpec) -> Result<Arc<Container>, Failure> {
+        let neighbours = self.neighbours(&spec)?;
         let stdio =
             Stdio::connect(&self.streams, spec.process.tokens).await.map_err(|error| system(&error))?;
         enable_controllers(&self.places.cgroups).map_err(|error| system(&error))?;
@@ -60,7 +62,7 @@ impl Containers {
             sockets: self.places.sockets.join(&spec.id),
             cgroup: cgroup.path().to_owned(),
         };
-        let plan = Plan { spec, places };
+        let plan = Plan { spec, neighbours, places };
         let built = async {
             let limits = Limits::of_new(&cgroup, &plan.spec.resources).map_err(|error| system(&error))?;
             let sockets = plan.spec.mounts.iter().filter_map(|mount| match mount.source {
@@ -82,6 +84,22 @@ impl Containers {
                 }
             },
         }
+    }
+
+    /// The containers whose namespaces are to be joined.
+    fn neighbours(&self, spec: &ContainerSpec) -> Result<Vec<Neighbour>, Failure> {
+        let find = |joined: &Joined| {
+            let container = self
+                .find(&joined.container)
+                .map_err(|error| Failure::from_error(FailureKind::InvalidRequest, &error))?;
+            if container.status() == Status::Stopped {
+                let message =
+                    format!("container {:?}, whose namespaces are to be joined, has ended", joined.container);
+                return Err(Failure::new(FailureKind::InvalidRequest, message));
+            }
+            Ok(Neighbour { init: Arc::clone(&container.init), namespaces: joined.namespaces })
+        };
+        spec.joined.iter().map(find).collect()
     }
 
     async fn build_in(&self, cgroup: &Cgroup, plan: &Plan, stdio: Stdio) -> Result<Ready, Failure> {

@@ -1,4 +1,5 @@
-//! Containers: what is asked for (`request`), how they come to be (`create`, `start`), live (`exec`, `kill`) and end.
+//! Containers: what is asked for (`request`), how they come to be (`create`, `start`), live (`exec`, `kill`), end, and
+//! are forgotten (`remove`).
 //!
 //! One thread, one event loop: locks here are never contended and never held across an await.
 
@@ -9,6 +10,7 @@ pub mod kill;
 pub mod limits;
 pub mod namespaces;
 pub mod pause;
+pub mod remove;
 pub mod request;
 pub mod start;
 pub mod status;

@@ -1,6 +1,11 @@
-//! Which namespaces of a container are its own.
+//! Which namespaces of a container are not the guest's, and which of them are another container's.
 
-/// A set of new namespaces. The mount namespace is always new: a container without one could only undo
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
+
+use crate::process::running::Running;
+
+/// A set of namespaces. The mount namespace is always new: a container without one could only undo
 /// what the guest needs to work.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Namespaces {
@@ -20,7 +25,55 @@ pub struct Namespaces {
     pub time: bool,
 }
 
+/// Namespaces of another container, by its id.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Joined {
+    /// Whose.
+    pub container: String,
+    /// Which of them.
+    pub namespaces: Namespaces,
+}
+
+/// The same once that container has been found.
+#[derive(Clone, Debug)]
+pub struct Neighbour {
+    /// Its init, whose namespaces are joined.
+    pub init: Arc<Running>,
+    /// Which of them.
+    pub namespaces: Namespaces,
+}
+
+impl Neighbour {
+    /// Names its init.
+    pub fn pidfd(&self) -> BorrowedFd<'_> {
+        self.init.pidfd().as_fd()
+    }
+}
+
 impl Namespaces {
+    /// Those that are not in `others`.
+    #[must_use]
+    pub fn without(self, others: Self) -> Self {
+        Self {
+            pid: self.pid && !others.pid,
+            ipc: self.ipc && !others.ipc,
+            uts: self.uts && !others.uts,
+            cgroup: self.cgroup && !others.cgroup,
+            network: self.network && !others.network,
+            user: self.user && !others.user,
+            time: self.time && !others.time,
+        }
+    }
+
+    /// The flags for setns(2) of an init that joins these of another container; it is born into its pid namespace.
+    pub fn shared_flags(self) -> u64 {
+        flags(&[
+            (self.ipc, libc::CLONE_NEWIPC),
+            (self.uts, libc::CLONE_NEWUTS),
+            (self.network, libc::CLONE_NEWNET),
+        ])
+    }
+
     /// The flags for clone3. The cgroup and the time namespace are not among them: see `process::child`.
     pub fn clone_flags(self) -> u64 {
         let new = [

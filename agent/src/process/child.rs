@@ -11,6 +11,7 @@ use nix::sched::{CloneFlags, unshare};
 use rustix::fs::Mode;
 use rustix::process::umask;
 
+use crate::container::namespaces::Neighbour;
 use crate::container::request::ContainerSpec;
 use crate::failure::{Failure, FailureKind};
 use crate::process::console::Console;
@@ -21,13 +22,15 @@ use crate::rootfs::path::{Descriptors, ensure_directory};
 use crate::rootfs::{devices, pivot};
 use crate::security::{sysctl, user};
 use crate::sys::mount_api::{MountAttributes, UNCHANGED, set_attributes};
-use crate::sys::{network, time};
+use crate::sys::{namespaces, network, time};
 
 /// All that the init needs to know, made before it is born.
 #[derive(Clone, Debug)]
 pub struct Plan {
     /// What was asked for.
     pub spec: ContainerSpec,
+    /// Containers whose namespaces are joined.
+    pub neighbours: Vec<Neighbour>,
     /// Where things are in the guest.
     pub places: Places,
 }
@@ -51,8 +54,8 @@ pub struct Places {
 ///
 /// A [`Failure`], to be reported.
 pub fn run(plan: &Plan, control: &ChildEnd, stdio: &[OwnedFd; 3]) -> Result<Infallible, Failure> {
-    let Plan { spec, places } = plan;
-    begin(control, stdio, None)?;
+    let Plan { spec, neighbours, places } = plan;
+    begin(control, stdio, neighbours.iter().map(Neighbour::pidfd))?;
     umask(Mode::empty());
     if spec.namespaces.time {
         time::enter_new_namespace(&spec.time_offsets).map_err(system("cannot make a time namespace"))?;
@@ -64,11 +67,23 @@ pub fn run(plan: &Plan, control: &ChildEnd, stdio: &[OwnedFd; 3]) -> Result<Infa
         }
         user::become_root().map_err(system("cannot become root of the user namespace"))?;
     }
+    for neighbour in neighbours {
+        join(neighbour)?;
+    }
     enter_namespaces(spec)?;
     let console = build_root(spec, places)?;
     let workload =
         Workload { process: &spec.process, confinement: &spec.confinement, hooks: Some(&spec.hooks) };
     execute(&workload, control, stdio, console.as_ref())
+}
+
+/// The pid namespace is not among them: the init was born into that.
+fn join(neighbour: &Neighbour) -> Result<(), Failure> {
+    match neighbour.namespaces.shared_flags() {
+        0 => Ok(()),
+        flags => namespaces::join(neighbour.pidfd(), flags)
+            .map_err(system("cannot join the namespaces of another container")),
+    }
 }
 
 /// What clone3 could not do, and what has to be set in the new namespaces.

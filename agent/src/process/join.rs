@@ -34,7 +34,7 @@ pub struct Join<'a> {
 ///
 /// A [`Failure`], to be reported.
 pub fn run(join: &Join<'_>, control: &ChildEnd, stdio: &[OwnedFd; 3]) -> Result<Infallible, Failure> {
-    begin(control, stdio, Some(join.init.as_fd()))?;
+    begin(control, stdio, [join.init.as_fd()])?;
     // Taken along: the container's own /proc proves nothing.
     let descriptors = Descriptors::open().map_err(system("cannot open the guest's /proc"))?;
     namespaces::join(join.init.as_fd(), join.namespaces.joined_flags())

@@ -5,6 +5,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use crate::cgroup::CgroupError;
+use crate::container::namespaces::Namespaces;
 use crate::failure::Failure;
 use crate::process::child::{self, Plan};
 use crate::process::control::{self, AgentEnd, ChildEnd};
@@ -37,8 +38,15 @@ pub fn init(
     cgroup: BorrowedFd<'_>,
     stdio: &[OwnedFd; 3],
 ) -> Result<(Child, AgentEnd), SpawnError> {
-    let clone = Clone3 { namespaces: plan.spec.namespaces.clone_flags(), cgroup };
-    spawn(&clone, |control| child::run(plan, control, stdio))
+    let joined = plan.neighbours.iter().map(|neighbour| neighbour.namespaces);
+    let new = joined.fold(plan.spec.namespaces, Namespaces::without);
+    let clone = Clone3 { namespaces: new.clone_flags(), cgroup };
+    let spawn = || spawn(&clone, |control| child::run(plan, control, stdio));
+    match plan.neighbours.iter().find(|neighbour| neighbour.namespaces.pid) {
+        // A process cannot change its own pid namespace, only that of its children.
+        Some(neighbour) => with_children_in(neighbour.pidfd(), spawn).map_err(SpawnError::Clone)?,
+        None => spawn(),
+    }
 }
 
 /// Starts a process that joins the container of `join`, in `cgroup`.

@@ -41,10 +41,10 @@ pub fn report(control: &ChildEnd, life: impl FnOnce() -> Result<Infallible, Fail
 }
 
 /// Sheds what the child has inherited of the agent, but for stdio, the control socket and what else is to be kept.
-pub(super) fn begin(
-    control: &ChildEnd,
-    stdio: &[OwnedFd; 3],
-    keep: Option<BorrowedFd<'_>>,
+pub(super) fn begin<'a>(
+    control: &'a ChildEnd,
+    stdio: &'a [OwnedFd; 3],
+    keep: impl IntoIterator<Item = BorrowedFd<'a>>,
 ) -> Result<(), Failure> {
     // The container's processes may see this one before it executes its program. None of them, privileged ones
     // apart, may trace it or use its descriptors (CVE-2016-9962).

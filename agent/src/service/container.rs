@@ -8,7 +8,7 @@ use ttrpc::Code;
 
 use super::{encode, status};
 use crate::container::Containers;
-use crate::container::request::ContainerSpec;
+use crate::container::request::{ContainerSpec, share_path};
 use crate::failure::{Failure, FailureKind};
 use crate::kmsg;
 
@@ -37,6 +37,16 @@ pub(super) async fn create(
         }
     }
     Ok(response)
+}
+
+pub(super) async fn remove(
+    containers: &Containers,
+    request: api::RemoveContainerRequest,
+) -> ttrpc::Result<api::RemoveContainerResponse> {
+    let path = share_path(request.share_path).map_err(|error| status(Code::INVALID_ARGUMENT, &error))?;
+    containers.remove(&request.container_id).await.map_err(|error| status(Code::INTERNAL, &error))?;
+    containers.forget_share(&path);
+    Ok(api::RemoveContainerResponse::new())
 }
 
 pub(super) async fn start(

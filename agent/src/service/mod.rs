@@ -169,6 +169,14 @@ impl Agent for Service {
         process::exec(&self.containers, &self.lifeline, request).await
     }
 
+    async fn remove_container(
+        &self,
+        _: &TtrpcContext,
+        request: api::RemoveContainerRequest,
+    ) -> ttrpc::Result<api::RemoveContainerResponse> {
+        container::remove(&self.containers, request).await
+    }
+
     async fn shutdown(
         &self,
         _: &TtrpcContext,

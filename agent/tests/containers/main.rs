@@ -19,6 +19,7 @@ mod filesystem;
 mod hostile;
 mod life;
 mod lives;
+mod neighbours;
 mod process;
 mod resources;
 mod rights;
@@ -36,13 +37,14 @@ fn main() {
     let mut arguments = Arguments::from_args();
     arguments.test_threads = Some(1);
     guest::enter();
-    let groups: [(&str, &[Test]); 13] = [
+    let groups: [(&str, &[Test]); 14] = [
         ("errors", errors::TESTS),
         ("exec", exec::TESTS),
         ("filesystem", filesystem::TESTS),
         ("hostile", hostile::TESTS),
         ("life", life::TESTS),
         ("lives", lives::TESTS),
+        ("neighbours", neighbours::TESTS),
         ("process", process::TESTS),
         ("resources", resources::TESTS),
         ("rights", rights::TESTS),

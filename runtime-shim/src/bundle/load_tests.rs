@@ -106,8 +106,8 @@ fn what_the_specification_forbids_is_told_by_field() {
         ),
         (
             "/linux/namespaces",
-            json!([{"type": "ipc", "path": "/proc/1/ns/ipc"}]),
-            "linux.namespaces[0] (ipc): a namespace of the host, or of another sandbox, is of another kernel and cannot be joined",
+            json!([{"type": "cgroup", "path": "/proc/1/ns/cgroup"}]),
+            "linux.namespaces[0] (cgroup): it cannot be joined; those of type ipc, uts, pid and network can",
         ),
         (
             "/linux/rootfsPropagation",
@@ -180,7 +180,11 @@ fn mutated_configurations_never_panic() {
             let sources = crate::bundle::sources::Sources { rootfs: "/r".into(), binds: Vec::new() };
             let exports = crate::bundle::to_vm::exports(&spec, &sources, false);
             assert_eq!(exports.len(), 1);
-            let request = crate::bundle::to_agent::create_request("c", &spec, Default::default());
+            let request = crate::bundle::to_agent::create_request(
+                &crate::bundle::place::Place::of_owner(),
+                &spec,
+                Default::default(),
+            );
             assert!(!request.unwrap().process.args.is_empty());
         }
     }

@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 
 use super::super::default_spec;
 use super::super::machine_size::{Host, machine_size};
+use super::super::place::Place;
 use super::super::{sources, to_agent, to_vm};
 use super::*;
 use crate::config::Config;
@@ -204,7 +205,8 @@ fn use_it(text: &[u8]) -> Result<(), String> {
     let bundle = Bundle { directory: directory.to_owned(), spec };
     let _ = (bundle.has_hooks(), bundle.wants_terminal());
     let spec = &bundle.spec;
-    to_agent::create_request("c", spec, proto::Streams::default()).map_err(|error| chain(&error))?;
+    to_agent::create_request(&Place::of_owner(), spec, proto::Streams::default())
+        .map_err(|error| chain(&error))?;
     let cgroups = spec.linux().as_ref().and_then(|linux| linux.cgroups_path().as_deref());
     crate::host_cgroup::plan(cgroups, "id").map_err(|error| chain(&error))?;
     let config = Config::default();
@@ -213,7 +215,8 @@ fn use_it(text: &[u8]) -> Result<(), String> {
     assert!(size.cpus >= NonZeroU8::MIN && size.memory_mib > 0, "{size:?}");
     let found =
         sources::Sources { rootfs: "/rootfs".into(), binds: vec![(0, "/a".into()), (900, "/b".into())] };
-    let _ = (to_vm::exports(spec, &found, false), socket_binds::host_sockets(spec));
+    let sockets = socket_binds::host_sockets(&Place::of_owner(), spec);
+    let _ = (to_vm::exports(spec, &found, false), sockets);
     let found = sources::find(spec, directory);
     found.map(|_found| ()).map_err(|error| chain(&error))
 }

@@ -1,16 +1,25 @@
 //! `linux.namespaces`, and what belongs to some of them: ids of a user namespace, offsets of a time namespace.
 //!
 //! Namespaces are the guest's, so there is none of the host's to join, but for that of the network: the machine
-//! itself is put into that one.
+//! itself is put into that one. What can be joined is the namespace of another container of this runtime, by a path
+//! that names its host process: the two then are in one guest (`container::membership`).
+
+use std::path::Path;
 
 use agent_protocol::agent as proto;
-use oci_spec::runtime::{Linux, LinuxIdMapping, LinuxNamespace, LinuxNamespaceType, LinuxTimeOffset};
+use oci_spec::runtime::{Linux, LinuxIdMapping, LinuxNamespace, LinuxNamespaceType, LinuxTimeOffset, Spec};
 use proto::namespace::Kind;
+
+use super::place::Joined;
 
 /// Of a map (user_namespaces(7)).
 const MOST_RANGES: usize = 340;
 
 const NANOSECONDS: u32 = 1_000_000_000;
+
+/// What the containers of one guest can share.
+const JOINABLE: [LinuxNamespaceType; 4] =
+    [LinuxNamespaceType::Ipc, LinuxNamespaceType::Uts, LinuxNamespaceType::Pid, LinuxNamespaceType::Network];
 
 /// What of it cannot be.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -42,17 +51,44 @@ pub(crate) enum NamespaceError {
     Offset(String, &'static str),
 }
 
-/// The namespaces of a container that are new, and what belongs to them.
+/// The namespaces of a container, new ones and other containers', and what belongs to them.
 #[derive(Debug, Default, PartialEq)]
 pub(super) struct Namespaces {
-    pub(super) new: Vec<proto::Namespace>,
+    pub(super) listed: Vec<proto::Namespace>,
     pub(super) uids: Vec<proto::IdMapping>,
     pub(super) gids: Vec<proto::IdMapping>,
     pub(super) time_offsets: Vec<proto::TimeOffset>,
 }
 
-/// Checks and converts them.
-pub(super) fn to_agent(linux: Option<&Linux>) -> Result<Namespaces, NamespaceError> {
+/// A namespace that is to be joined.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct ByPath<'a> {
+    /// Place in the list.
+    pub(crate) index: usize,
+    /// Its type.
+    pub(crate) kind: LinuxNamespaceType,
+    /// Its path.
+    pub(crate) path: &'a Path,
+}
+
+impl ByPath<'_> {
+    /// It cannot be joined.
+    pub(crate) fn refuse(self, reason: &'static str) -> NamespaceError {
+        NamespaceError::Namespace { index: self.index, kind: self.kind, reason }
+    }
+}
+
+/// All that are to be joined.
+pub(crate) fn by_path(spec: &Spec) -> impl Iterator<Item = ByPath<'_>> {
+    let listed = spec.linux().iter().flat_map(|linux| linux.namespaces().iter().flatten()).enumerate();
+    listed.filter_map(|(index, namespace)| {
+        let path = namespace.path().as_deref().filter(|path| !path.as_os_str().is_empty())?;
+        Some(ByPath { index, kind: namespace.typ(), path })
+    })
+}
+
+/// Checks and converts them; those of other containers are in `joined`.
+pub(super) fn to_agent(linux: Option<&Linux>, joined: &Joined) -> Result<Namespaces, NamespaceError> {
     let Some(linux) = linux else { return Ok(Namespaces::default()) };
     let listed = linux.namespaces().as_deref().unwrap_or_default();
     check(listed)?;
@@ -74,7 +110,7 @@ pub(super) fn to_agent(linux: Option<&Linux>) -> Result<Namespaces, NamespaceErr
     }
     time_offsets.sort_by(|one, other| one.clock.cmp(&other.clock));
     Ok(Namespaces {
-        new: listed.iter().map(|namespace| new_namespace(namespace.typ())).collect(),
+        listed: listed.iter().map(|namespace| convert(namespace.typ(), joined)).collect(),
         uids: if with_user { ranges("linux.uidMappings", uids)? } else { Vec::new() },
         gids: if with_user { ranges("linux.gidMappings", gids)? } else { Vec::new() },
         time_offsets,
@@ -89,10 +125,14 @@ fn check(namespaces: &[LinuxNamespace]) -> Result<(), NamespaceError> {
             return refuse("it is listed twice");
         }
         let has_path = namespace.path().as_ref().is_some_and(|path| !path.as_os_str().is_empty());
-        if has_path && kind != LinuxNamespaceType::Network {
-            return refuse(
-                "a namespace of the host, or of another sandbox, is of another kernel and cannot be joined",
-            );
+        if has_path && !JOINABLE.contains(&kind) {
+            return refuse("it cannot be joined; those of type ipc, uts, pid and network can");
+        }
+        if has_path
+            && kind != LinuxNamespaceType::Network
+            && namespaces.iter().any(|other| other.typ() == LinuxNamespaceType::User)
+        {
+            return refuse("it cannot be joined together with a new user namespace");
         }
     }
     Ok(())
@@ -127,7 +167,8 @@ fn time_offset(clock: &str, offset: &LinuxTimeOffset) -> Result<proto::TimeOffse
     Ok(proto::TimeOffset { clock: clock.to_owned(), seconds, nanoseconds, ..Default::default() })
 }
 
-fn new_namespace(kind: LinuxNamespaceType) -> proto::Namespace {
+fn convert(kind: LinuxNamespaceType, joined: &Joined) -> proto::Namespace {
+    let container = joined.iter().find(|(joined, _)| *joined == kind).map(|(_, container)| container.clone());
     let kind = match kind {
         LinuxNamespaceType::Mount => Kind::KIND_MOUNT,
         LinuxNamespaceType::Cgroup => Kind::KIND_CGROUP,
@@ -138,7 +179,7 @@ fn new_namespace(kind: LinuxNamespaceType) -> proto::Namespace {
         LinuxNamespaceType::Network => Kind::KIND_NETWORK,
         LinuxNamespaceType::Time => Kind::KIND_TIME,
     };
-    proto::Namespace { kind: kind.into(), ..Default::default() }
+    proto::Namespace { kind: kind.into(), container_id: container.unwrap_or_default(), ..Default::default() }
 }
 
 #[cfg(test)]
@@ -149,7 +190,8 @@ mod tests {
 
     fn converted(linux: Value) -> Result<Namespaces, String> {
         let linux: Linux = serde_json::from_value(linux).unwrap();
-        to_agent(Some(&linux)).map_err(|error| error.to_string())
+        to_agent(Some(&linux), &vec![(LinuxNamespaceType::Network, "member-1".to_owned())])
+            .map_err(|error| error.to_string())
     }
 
     #[test]
@@ -161,8 +203,10 @@ mod tests {
             "timeOffsets": {"monotonic": {"secs": -5, "nanosecs": 7}}
         }))
         .unwrap();
-        let kinds: Vec<Kind> = namespaces.new.iter().map(|one| one.kind.enum_value().unwrap()).collect();
+        let kinds: Vec<Kind> = namespaces.listed.iter().map(|one| one.kind.enum_value().unwrap()).collect();
         assert_eq!(kinds, [Kind::KIND_USER, Kind::KIND_TIME, Kind::KIND_NETWORK]);
+        let joined: Vec<&str> = namespaces.listed.iter().map(|one| one.container_id.as_str()).collect();
+        assert_eq!(joined, ["", "", "member-1"]);
         let (uid, gid) = (&namespaces.uids[0], &namespaces.gids[0]);
         assert_eq!((uid.container_id, uid.host_id, uid.size, gid.host_id), (0, 1000, 10, 2000));
         let offset = &namespaces.time_offsets[0];
@@ -181,8 +225,12 @@ mod tests {
                 "linux.namespaces[1] (pid): it is listed twice",
             ),
             (
-                json!({"namespaces": [{"type": "ipc", "path": "/proc/1/ns/ipc"}]}),
-                "linux.namespaces[0] (ipc): a namespace of the host, or of another sandbox, is of another kernel and cannot be joined",
+                json!({"namespaces": [{"type": "time", "path": "/proc/1/ns/time"}]}),
+                "linux.namespaces[0] (time): it cannot be joined; those of type ipc, uts, pid and network can",
+            ),
+            (
+                json!({"namespaces": [{"type": "user"}, {"type": "ipc", "path": "/proc/1/ns/ipc"}], "uidMappings": ids, "gidMappings": ids}),
+                "linux.namespaces[1] (ipc): it cannot be joined together with a new user namespace",
             ),
             (
                 json!({"uidMappings": ids}),

@@ -14,12 +14,10 @@ use oci_spec::runtime::{Mount, Spec};
 use protobuf::MessageField;
 
 use super::mounts;
+use super::place::Place;
 
 /// The type that such a mount gets; its options say mode and owner.
 const KIND: &str = "unix-socket";
-
-/// The vsock port of the first mount of a bundle; the n-th has the n-th after it.
-const FIRST_PORT: u32 = 4096;
 
 /// A socket of the host that the guest may connect to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -58,9 +56,9 @@ fn mark_one(mount: &mut Mount, directory: &Path) {
     mount.set_options(Some(options.to_vec()));
 }
 
-/// The sockets of a bundle.
-pub(crate) fn host_sockets(spec: &Spec) -> Vec<HostSocket> {
-    let mounts = spec.mounts().iter().flatten().zip(FIRST_PORT..);
+/// The sockets of a bundle, whose container is at `place`.
+pub(crate) fn host_sockets(place: &Place, spec: &Spec) -> Vec<HostSocket> {
+    let mounts = spec.mounts().iter().flatten().zip(place.ports());
     let sockets = mounts.filter(|(mount, _)| is_socket(mount));
     sockets
         .map(|(mount, port)| HostSocket { port, path: mount.source().clone().unwrap_or_default() })
@@ -68,7 +66,7 @@ pub(crate) fn host_sockets(spec: &Spec) -> Vec<HostSocket> {
 }
 
 /// For the agent, if the n-th mount is one.
-pub(crate) fn to_agent(index: usize, mount: &Mount) -> MessageField<proto::UnixSocket> {
+pub(crate) fn to_agent(place: &Place, index: usize, mount: &Mount) -> MessageField<proto::UnixSocket> {
     if !is_socket(mount) {
         return MessageField::none();
     }
@@ -78,7 +76,7 @@ pub(crate) fn to_agent(index: usize, mount: &Mount) -> MessageField<proto::UnixS
             .unwrap_or(0)
     };
     MessageField::some(proto::UnixSocket {
-        port: u32::try_from(index).ok().and_then(|index| FIRST_PORT.checked_add(index)).unwrap_or(0),
+        port: place.ports().nth(index).unwrap_or(0),
         mode: number("mode", 8),
         uid: number("uid", 10),
         gid: number("gid", 10),
@@ -112,11 +110,11 @@ mod tests {
         ]}))
         .unwrap();
         mark(&mut spec, folder.path());
-        assert_eq!(host_sockets(&spec), [HostSocket { port: 4097, path }]);
+        assert_eq!(host_sockets(&Place::of_owner(), &spec), [HostSocket { port: 4097, path }]);
         let mounts = spec.mounts().clone().unwrap();
         assert!(!mounts::is_bind(&mounts[1]) && mounts::is_bind(&mounts[2]));
-        let socket = to_agent(1, &mounts[1]).unwrap();
+        let socket = to_agent(&Place::of_owner(), 1, &mounts[1]).unwrap();
         assert_eq!((socket.port, socket.mode), (4097, 0o660));
-        assert!(to_agent(2, &mounts[2]).is_none());
+        assert!(to_agent(&Place::of_owner(), 2, &mounts[2]).is_none());
     }
 }

@@ -4,6 +4,7 @@ use agent_protocol::agent as proto;
 use oci_spec::runtime::{Hook, LinuxPersonality, LinuxPersonalityDomain, Mount, Process, Spec};
 use protobuf::MessageField;
 
+use super::place::Place;
 use super::to_vm::{ROOTFS, mount_place};
 use super::validate::SpecError;
 use super::{devices, limits, mounts, namespaces, rights, seccomp, socket_binds};
@@ -14,7 +15,7 @@ use super::{devices, limits, mounts, namespaces, rights, seccomp, socket_binds};
 ///
 /// [`SpecError`], unless the specification has been checked.
 pub(crate) fn create_request(
-    container_id: &str,
+    place: &Place,
     spec: &Spec,
     streams: proto::Streams,
 ) -> Result<proto::CreateContainerRequest, SpecError> {
@@ -22,7 +23,7 @@ pub(crate) fn create_request(
     let devices = linux.and_then(|linux| linux.devices().as_deref()).unwrap_or_default();
     let masked = linux.and_then(|linux| linux.masked_paths().clone());
     let readonly = linux.and_then(|linux| linux.readonly_paths().clone());
-    let namespaces = namespaces::to_agent(linux)?;
+    let namespaces = namespaces::to_agent(linux, &place.joined)?;
     let hooks = spec.hooks().as_ref().and_then(|hooks| hooks.start_container().as_ref());
     let mut init = spec.process().as_ref().map(|spec| process(spec, streams)).transpose()?;
     if let Some(init) = &mut init {
@@ -31,17 +32,23 @@ pub(crate) fn create_request(
     }
     let seccomp = linux.and_then(|linux| linux.seccomp().as_ref());
     Ok(proto::CreateContainerRequest {
-        container_id: container_id.to_owned(),
+        container_id: place.container_id(),
         process: MessageField::from_option(init),
         root: MessageField::some(proto::Root {
-            share_path: ROOTFS.to_owned(),
+            share_path: place.in_share(ROOTFS),
             readonly: spec.root().as_ref().and_then(|root| root.readonly()).unwrap_or(false),
             ..Default::default()
         }),
-        mounts: spec.mounts().iter().flatten().enumerate().map(|(index, spec)| mount(index, spec)).collect(),
+        mounts: spec
+            .mounts()
+            .iter()
+            .flatten()
+            .enumerate()
+            .map(|(index, spec)| mount(place, index, spec))
+            .collect(),
         hostname: spec.hostname().clone().unwrap_or_default(),
         domainname: spec.domainname().clone().unwrap_or_default(),
-        namespaces: namespaces.new,
+        namespaces: namespaces.listed,
         uid_mappings: namespaces.uids,
         gid_mappings: namespaces.gids,
         time_offsets: namespaces.time_offsets,
@@ -114,9 +121,9 @@ pub(super) fn personality(personality: &LinuxPersonality) -> Result<u32, SpecErr
     })
 }
 
-fn mount(index: usize, spec: &Mount) -> proto::Mount {
+fn mount(place: &Place, index: usize, spec: &Mount) -> proto::Mount {
     let (kind, source) = if mounts::is_bind(spec) {
-        ("bind".to_owned(), mount_place(index))
+        ("bind".to_owned(), place.in_share(&mount_place(index)))
     } else {
         let source = spec.source().as_ref().map(|source| source.to_string_lossy().into_owned());
         (spec.typ().clone().unwrap_or_default(), source.unwrap_or_default())
@@ -126,7 +133,7 @@ fn mount(index: usize, spec: &Mount) -> proto::Mount {
         type_: kind,
         source,
         options: spec.options().clone().unwrap_or_default(),
-        socket: socket_binds::to_agent(index, spec),
+        socket: socket_binds::to_agent(place, index, spec),
         ..Default::default()
     }
 }
@@ -163,7 +170,7 @@ mod tests {
         }))
         .unwrap();
         let streams = proto::Streams { terminal: 9, ..Default::default() };
-        let request = create_request("c", &spec, streams).unwrap();
+        let request = create_request(&Place::of_owner(), &spec, streams).unwrap();
         let process = &request.process;
         assert_eq!(
             (&process.args[..], &process.env[..], &*process.cwd),

@@ -8,6 +8,7 @@ use super::devices::{self, DeviceError};
 use super::id_map::{self, IdMapError};
 use super::limits::{self, LimitError};
 use super::namespaces::{self, NamespaceError};
+use super::place::Joined;
 use super::rights::{self, RightsError};
 use super::seccomp::{self, SeccompError};
 use super::sysctl::{self, SysctlError};
@@ -112,7 +113,7 @@ pub(crate) fn check(spec: &Spec) -> Result<(), SpecError> {
     no_nul("root.path", &root.path().to_string_lossy())?;
     check_process(spec.process().as_ref().ok_or_else(|| SpecError::Missing("process".into()))?)?;
     check_mounts(spec)?;
-    namespaces::to_agent(spec.linux().as_ref())?;
+    namespaces::to_agent(spec.linux().as_ref(), &Joined::new())?;
     check_names(spec)?;
     check_hooks(spec)?;
     check_propagation(spec)?;

@@ -13,11 +13,10 @@ use serde_json::{Value, json};
 
 use super::flags::Global;
 use crate::container::id::ContainerId;
-use crate::container::record::Status;
+use crate::container::record::{Record, Status};
 use crate::container::store::Folder;
 use crate::control::agent::{Agent, CallError};
 use crate::failure::Failure;
-use crate::monitor::workload::CONTAINER_ID;
 
 /// Print figures and events of a container, a line of JSON each
 #[derive(Debug, Args)]
@@ -43,21 +42,22 @@ pub(super) fn main(arguments: &Arguments, global: &Global) -> Result<u8, Failure
     }
     let mut agent = Agent::connect(&folder)?;
     if arguments.stats {
-        print("stats", &arguments.id, &Some(figures(&mut agent)?))?;
+        print("stats", &arguments.id, &Some(figures(&mut agent, &record)?))?;
         return Ok(0);
     }
-    follow(arguments, &folder, &mut agent)
+    follow(arguments, &folder, &record, &mut agent)
 }
 
 /// Until the container ends. A thread waits for the kernel's kills, as the agent answers when there are some.
-fn follow(arguments: &Arguments, folder: &Folder, agent: &mut Agent) -> Result<u8, Failure> {
+fn follow(arguments: &Arguments, folder: &Folder, record: &Record, agent: &mut Agent) -> Result<u8, Failure> {
     let (kills, killed) = channel();
     let waiting = Agent::connect(folder)?;
-    thread::spawn(move || wait_for_kills(waiting, &kills));
+    let request = proto::WaitOomRequest { container_id: record.guest_id(), ..Default::default() };
+    thread::spawn(move || wait_for_kills(waiting, request, &kills));
     loop {
         match killed.recv_timeout(arguments.interval) {
             Ok(()) => print("oom", &arguments.id, &None)?,
-            Err(RecvTimeoutError::Timeout) => match figures(agent) {
+            Err(RecvTimeoutError::Timeout) => match figures(agent, record) {
                 Ok(figures) => print("stats", &arguments.id, &Some(figures))?,
                 Err(_) if folder.read().is_ok_and(|record| record.status() == Status::Stopped) => {
                     return Ok(0);
@@ -70,8 +70,7 @@ fn follow(arguments: &Arguments, folder: &Folder, agent: &mut Agent) -> Result<u
 }
 
 /// Ends, and with it the channel, when the container does.
-fn wait_for_kills(mut agent: Agent, kills: &Sender<()>) {
-    let mut request = proto::WaitOomRequest { container_id: CONTAINER_ID.into(), ..Default::default() };
+fn wait_for_kills(mut agent: Agent, mut request: proto::WaitOomRequest, kills: &Sender<()>) {
     while let Ok(answer) = agent.call_within(&request, None) {
         let new = answer.oom_kills.saturating_sub(request.seen);
         for _ in 0..new.min(1000) {
@@ -95,8 +94,8 @@ fn print(kind: &str, id: &ContainerId, data: &Option<Value>) -> Result<(), Failu
     Ok(())
 }
 
-fn figures(agent: &mut Agent) -> Result<Value, CallError> {
-    let request = proto::ContainerStatsRequest { container_id: CONTAINER_ID.into(), ..Default::default() };
+fn figures(agent: &mut Agent, record: &Record) -> Result<Value, CallError> {
+    let request = proto::ContainerStatsRequest { container_id: record.guest_id(), ..Default::default() };
     Ok(to_runc(&agent.call(&request)?))
 }
 

@@ -118,6 +118,7 @@ fn exec(arguments: &Arguments, global: &Global) -> Result<u8, Failure> {
     };
     let plan = ExecPlan {
         folder: absolute(folder.path())?,
+        guest_id: record.guest_id(),
         process,
         cgroup: arguments.cgroup.clone(),
         ignore_paused: arguments.ignore_paused,

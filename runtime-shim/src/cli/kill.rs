@@ -11,8 +11,8 @@ use super::flags::Global;
 use crate::container::id::ContainerId;
 use crate::container::record::Status;
 use crate::control::agent::{Agent, CallError};
+use crate::control::client;
 use crate::failure::Failure;
-use crate::monitor::workload::CONTAINER_ID;
 
 /// Send a signal to a container's init
 #[derive(Debug, Args)]
@@ -27,6 +27,8 @@ pub(super) struct Arguments {
     #[arg(value_name = "SIGNAL", default_value = "SIGTERM")]
     signal: SignalNumber,
 }
+
+const SIGKILL: u32 = (Signal::SIGKILL as i32).unsigned_abs();
 
 /// A signal as runc's command line takes it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,7 +55,7 @@ pub(super) fn main(arguments: &Arguments, global: &Global) -> Result<u8, Failure
         return if arguments.all { Ok(0) } else { Err(anyhow!("container not running").into()) };
     }
     let request = proto::SignalProcessRequest {
-        container_id: CONTAINER_ID.into(),
+        container_id: record.guest_id(),
         signal: arguments.signal.0,
         all: arguments.all,
         ..Default::default()
@@ -65,7 +67,11 @@ pub(super) fn main(arguments: &Arguments, global: &Global) -> Result<u8, Failure
         Err(CallError::Control(_) | CallError::Agent(_)) if record.status() == Status::Stopped => {
             if arguments.all { Ok(0) } else { Err(anyhow!("container not running").into()) }
         }
-        Err(error) if error.says("takes no signals") => Err(anyhow!("container not running").into()),
+        // It has ended, but its machine may live on for others, and it has been asked to end before.
+        Err(error) if error.says("takes no signals") => match arguments.signal.0 {
+            SIGKILL if client::end_machine(&folder).is_ok() => Ok(0),
+            _ => Err(anyhow!("container not running").into()),
+        },
         Err(error) => Err(error.into()),
     }
 }

@@ -10,7 +10,6 @@ use crate::container::id::ContainerId;
 use crate::container::record::Status;
 use crate::control::agent::Agent;
 use crate::failure::Failure;
-use crate::monitor::workload::CONTAINER_ID;
 
 /// Freeze every process of a container
 #[derive(Debug, Args)]
@@ -34,7 +33,7 @@ pub(super) fn pause(arguments: &PauseArguments, global: &Global) -> Result<u8, F
     if status != Status::Running && status != Status::Created {
         return Err(anyhow!("container not running").into());
     }
-    let request = proto::PauseContainerRequest { container_id: CONTAINER_ID.into(), ..Default::default() };
+    let request = proto::PauseContainerRequest { container_id: record.guest_id(), ..Default::default() };
     refused(Agent::connect(&folder)?.call(&request)?.failure)?;
     folder.update(|record| {
         record.paused_from = Some(status);
@@ -48,7 +47,7 @@ pub(super) fn resume(arguments: &ResumeArguments, global: &Global) -> Result<u8,
     if record.status() != Status::Paused {
         return Err(anyhow!("container not paused").into());
     }
-    let request = proto::ResumeContainerRequest { container_id: CONTAINER_ID.into(), ..Default::default() };
+    let request = proto::ResumeContainerRequest { container_id: record.guest_id(), ..Default::default() };
     refused(Agent::connect(&folder)?.call(&request)?.failure)?;
     folder.update(|record| record.last_status = record.paused_from.take().unwrap_or(Status::Running))?;
     Ok(0)

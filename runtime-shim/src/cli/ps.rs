@@ -18,7 +18,6 @@ use crate::container::id::ContainerId;
 use crate::container::record::{Record, Status};
 use crate::control::agent::Agent;
 use crate::failure::Failure;
-use crate::monitor::workload::CONTAINER_ID;
 
 /// List the processes of a container
 #[derive(Debug, Args)]
@@ -50,7 +49,7 @@ pub(super) fn main(arguments: &Arguments, global: &Global) -> Result<u8, Failure
         Format::Table => {
             let columns = Columns::parse(&arguments.arguments).context("cannot list")?;
             let request =
-                proto::ListProcessesRequest { container_id: CONTAINER_ID.into(), ..Default::default() };
+                proto::ListProcessesRequest { container_id: record.guest_id(), ..Default::default() };
             columns.table(&Agent::connect(&folder)?.call(&request)?.processes)
         }
     };

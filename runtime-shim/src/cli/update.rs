@@ -19,7 +19,6 @@ use crate::container::record::Status;
 use crate::control::agent::Agent;
 use crate::failure::Failure;
 use crate::host_cgroup::{self, systemd::Systemd};
-use crate::monitor::workload::CONTAINER_ID;
 
 /// Longest document of resources.
 const LONGEST: u64 = 1 << 20;
@@ -97,11 +96,15 @@ pub(super) fn main(arguments: &Arguments, global: &Global) -> Result<u8, Failure
     };
     let resources: LinuxResources = serde_json::from_value(document).context("invalid resources")?;
     let request = proto::UpdateContainerRequest {
-        container_id: CONTAINER_ID.into(),
+        container_id: record.guest_id(),
         resources: MessageField::some(limits::of_update(&resources)?),
         ..Default::default()
     };
     refused(Agent::connect(&folder)?.call(&request)?.failure)?;
+    // The machine is in the cgroups of the container for which it was made.
+    if record.member.is_some() {
+        return Ok(0);
+    }
     host_cgroup::limits::limit_running(&record.cgroups, &resources)?;
     if let Some(scope) = &record.scope {
         let properties = host_cgroup::limits::properties(Some(&resources), None);

@@ -8,6 +8,7 @@ use std::process::Child;
 use anyhow::{Context, anyhow};
 
 use super::id::ContainerId;
+use super::membership::{self, Membership};
 use super::record::Record;
 use super::remove;
 use super::store::{Folder, Store};
@@ -62,9 +63,10 @@ pub(crate) fn make(store: &Store, order: &Order<'_>) -> Result<Made, Failure> {
             (Some(scope), cgroups)
         }
     };
+    let membership = membership::find(store, &bundle.spec)?;
     let record = Record::new(order.id.clone(), &bundle)?;
     let folder = store.create(&record)?;
-    match launch_monitor(&folder, order, bundle, cgroups, scope) {
+    match launch_monitor(&folder, order, bundle, (cgroups, scope), membership) {
         Ok(monitor) => Ok(Made { folder, monitor }),
         Err(failure) => {
             remove::clear(&folder)?;
@@ -91,8 +93,8 @@ fn launch_monitor(
     folder: &Folder,
     order: &Order<'_>,
     bundle: Bundle,
-    cgroups: Vec<PathBuf>,
-    scope: Option<Scope>,
+    (cgroups, scope): (Vec<PathBuf>, Option<Scope>),
+    membership: Option<Membership>,
 ) -> Result<Option<Child>, Failure> {
     let streams = match order.console_socket {
         Some(socket) => Streams::Terminal(terminal(&bundle, socket)?),
@@ -107,6 +109,7 @@ fn launch_monitor(
         log_format: order.log_format,
         cgroups,
         scope,
+        membership,
     };
     let launched = launch("monitor", plan.spec.process().as_ref(), &plan, streams, order.parent);
     let launched = launched.context("cannot start the monitor")?;

@@ -5,6 +5,7 @@
 
 pub(crate) mod id;
 pub(crate) mod make;
+pub(crate) mod membership;
 pub(crate) mod process;
 pub(crate) mod record;
 pub(crate) mod remove;

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::id::ContainerId;
 use super::process::ProcessId;
 use crate::bundle::load::Bundle;
+use crate::bundle::place;
 use crate::host_cgroup::systemd::Scope;
 
 /// Tells our records from those of other runtimes in the same root: docker gives all of its runtimes one.
@@ -77,6 +78,9 @@ pub(crate) struct Record {
     /// The monitor's children, which end with it, a moment later when it is killed.
     #[serde(default)]
     pub(crate) children: Vec<ProcessId>,
+    /// Its place in the machine of another container, if it has none of its own.
+    #[serde(default)]
+    pub(crate) member: Option<Member>,
     /// The host cgroups that were made for it.
     #[serde(default)]
     pub(crate) cgroups: Vec<PathBuf>,
@@ -87,6 +91,16 @@ pub(crate) struct Record {
     pub(crate) process: Option<Process>,
     /// Hooks that are still to be run.
     pub(crate) hooks: Option<Hooks>,
+}
+
+/// A container in the machine of another.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Member {
+    /// The folder of the container whose monitor has the machine, absolute.
+    pub(crate) sandbox: PathBuf,
+    /// The place in it.
+    pub(crate) number: u32,
 }
 
 impl Record {
@@ -106,11 +120,17 @@ impl Record {
             paused_from: None,
             monitor: ProcessId::own()?,
             children: Vec::new(),
+            member: None,
             cgroups: Vec::new(),
             scope: None,
             process: spec.process().clone(),
             hooks: spec.hooks().clone(),
         })
+    }
+
+    /// As the agent of its guest names it.
+    pub(crate) fn guest_id(&self) -> String {
+        place::container_id(self.member.as_ref().map_or(0, |member| member.number))
     }
 
     /// Where it is now.

@@ -1,10 +1,12 @@
 //! Removes a container: its processes, then its cgroups, then its folder.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use super::process::ProcessId;
-use super::record::Record;
+use super::record::{Member, Record};
 use super::store::{Folder, StoreError};
+use crate::control::client::{self, ControlError};
 use crate::hooks::{self, Moment};
 use crate::host_cgroup::systemd::Systemd;
 use crate::host_cgroup::{self, CgroupError};
@@ -24,6 +26,15 @@ pub(crate) enum RemoveError {
         /// Why.
         #[source]
         source: std::io::Error,
+    },
+    /// The machine that it is in.
+    #[error("cannot take the container out of the sandbox {}", sandbox.display())]
+    Sandbox {
+        /// The folder of the container that has it.
+        sandbox: PathBuf,
+        /// Why.
+        #[source]
+        source: ControlError,
     },
     /// A cgroup.
     #[error(transparent)]
@@ -81,7 +92,23 @@ pub(crate) fn end(record: &Record) -> Result<(), RemoveError> {
         kill(record.monitor)?;
     }
     // They die with the monitor by themselves; waiting for them is enough, but a kill cannot hurt.
-    record.children.iter().try_for_each(|child| kill(*child))
+    record.children.iter().try_for_each(|child| kill(*child))?;
+    record.member.as_ref().map_or(Ok(()), await_leaving)
+}
+
+/// The machine that it was in is another's, which notices its end, and gives up what it had of the host for it.
+fn await_leaving(member: &Member) -> Result<(), RemoveError> {
+    let failed = |source| RemoveError::Sandbox { sandbox: member.sandbox.clone(), source };
+    let left = match Folder::open(member.sandbox.clone()) {
+        Ok(sandbox) => client::await_leaving(&sandbox, member.number),
+        Err(StoreError::NotFound) => return Ok(()),
+        Err(error) => return Err(error.into()),
+    };
+    match left {
+        // The machine has ended, and all that it had with it.
+        Ok(()) | Err(ControlError::Gone) => Ok(()),
+        Err(error) => Err(failed(error)),
+    }
 }
 
 fn kill(process: ProcessId) -> Result<(), RemoveError> {

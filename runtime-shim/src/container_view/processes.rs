@@ -24,7 +24,6 @@ use rustix::mount::{
 use super::procfs::{self, File, Snapshot};
 use crate::container::store::Folder;
 use crate::control::agent::Agent;
-use crate::monitor::workload::CONTAINER_ID;
 
 /// How long the agent may take.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -174,7 +173,12 @@ impl Processes {
         {
             return Ok(Arc::clone(snapshot));
         }
-        let request = proto::ListProcessesRequest { container_id: CONTAINER_ID.into(), ..Default::default() };
+        let container_id = match self.folder.read() {
+            Ok(record) => record.guest_id(),
+            // It is being deleted.
+            Err(_) => return Err(Errno::EIO),
+        };
+        let request = proto::ListProcessesRequest { container_id, ..Default::default() };
         let asked =
             Agent::connect(&self.folder).and_then(|mut agent| agent.call_within(&request, Some(PATIENCE)));
         let listed = asked.map_err(|error| {

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use agent_protocol::AGENT_PORT;
@@ -48,7 +49,11 @@ pub(crate) struct Agent {
 impl Agent {
     /// Connects to the agent of a container.
     pub(crate) fn connect(folder: &Folder) -> Result<Self, CallError> {
-        let socket = connect_to_guest(folder, AGENT_PORT)?;
+        Self::over(connect_to_guest(folder, AGENT_PORT)?)
+    }
+
+    /// Over a connection that has been made.
+    pub(crate) fn over(socket: UnixStream) -> Result<Self, CallError> {
         Ok(Self { client: AgentClient::new(socket).map_err(CallError::Wait)? })
     }
 

@@ -1,7 +1,7 @@
 //! The commands' end of the control socket.
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
@@ -11,6 +11,8 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connec
 
 use super::message::{Answer, Request, receive, send};
 use crate::container::store::Folder;
+use crate::io::poll::readable_within;
+use crate::sandbox::directory::SandboxDirectory;
 
 /// How long the monitor may take to connect.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -49,20 +51,84 @@ pub(crate) fn start(folder: &Folder) -> Result<(), ControlError> {
     ask(folder, &Request::Start, START_PATIENCE).map(|_nothing| ())
 }
 
+/// A place in the machine of another container, which is kept as long as this.
+#[derive(Debug)]
+pub(crate) struct Seat {
+    connection: OwnedFd,
+    /// Of the place.
+    pub(crate) number: u32,
+    /// The sandbox directory of the machine.
+    pub(crate) directory: SandboxDirectory,
+}
+
+/// Asks for a place in the machine of the container in `folder`, for one whose files are in the mount tree `share`.
+pub(crate) fn join(folder: &Folder, share: &OwnedFd) -> Result<Seat, ControlError> {
+    let connection = connect_to(folder, PATIENCE)?;
+    send(&connection, &Request::Join, Some(share.as_fd())).map_err(gone_or_socket)?;
+    match receive::<Answer>(&connection).map_err(gone_or_socket)? {
+        Some((Answer::Joined { number }, Some(directory))) => {
+            Ok(Seat { connection, number, directory: SandboxDirectory::of(directory) })
+        }
+        Some((Answer::Failed { message, exit_code }, _)) => Err(ControlError::Refused { message, exit_code }),
+        Some(_) => Err(ControlError::Socket(io::Error::other("it gave no place"))),
+        None => Err(ControlError::Gone),
+    }
+}
+
+impl Seat {
+    /// Gives the place up; returns when the machine has nothing of the container any more.
+    pub(crate) fn leave(self) -> Result<(), ControlError> {
+        send(&self.connection, &Request::Leave, None).map_err(gone_or_socket)?;
+        match receive::<Answer>(&self.connection).map_err(gone_or_socket)? {
+            Some((Answer::Done, _)) => Ok(()),
+            Some((Answer::Failed { message, exit_code }, _)) => {
+                Err(ControlError::Refused { message, exit_code })
+            }
+            Some(_) => Err(ControlError::Socket(io::Error::other("its answer makes no sense"))),
+            None => Err(ControlError::Gone),
+        }
+    }
+
+    /// Whether the machine's monitor has gone, or does within `time`.
+    pub(crate) fn is_lost_within(&self, time: Duration) -> bool {
+        readable_within(self.connection.as_fd(), time).unwrap_or(true)
+    }
+}
+
+/// Has a machine end that only lives on for its members.
+pub(crate) fn end_machine(folder: &Folder) -> Result<(), ControlError> {
+    ask(folder, &Request::EndMachine, PATIENCE).map(|_nothing| ())
+}
+
+/// Waits until a place has been given up.
+pub(crate) fn await_leaving(folder: &Folder, number: u32) -> Result<(), ControlError> {
+    ask(folder, &Request::AwaitLeaving { number }, PATIENCE).map(|_nothing| ())
+}
+
 fn ask(folder: &Folder, request: &Request, patience: Duration) -> Result<Option<OwnedFd>, ControlError> {
-    let socket = open(&folder.control_socket(), patience).map_err(|error| match error.kind() {
-        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => ControlError::Gone,
-        _ => ControlError::Socket(error),
-    })?;
-    let gone = |error: io::Error| match error.kind() {
-        io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => ControlError::Gone,
-        _ => ControlError::Socket(error),
-    };
-    send(&socket, request, None).map_err(gone)?;
-    match receive::<Answer>(&socket).map_err(gone)? {
+    let socket = connect_to(folder, patience)?;
+    send(&socket, request, None).map_err(gone_or_socket)?;
+    match receive::<Answer>(&socket).map_err(gone_or_socket)? {
         Some((Answer::Done, fd)) => Ok(fd),
         Some((Answer::Failed { message, exit_code }, _)) => Err(ControlError::Refused { message, exit_code }),
+        Some((Answer::Joined { .. }, _)) => {
+            Err(ControlError::Socket(io::Error::other("its answer makes no sense")))
+        }
         None => Err(ControlError::Gone),
+    }
+}
+
+fn connect_to(folder: &Folder, patience: Duration) -> Result<OwnedFd, ControlError> {
+    open(&folder.control_socket(), patience).map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => ControlError::Gone,
+        _ => ControlError::Socket(error),
+    })
+}
+
+fn gone_or_socket(error: io::Error) -> ControlError {
+    match error.kind() {
+        io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => ControlError::Gone,
+        _ => ControlError::Socket(error),
     }
 }
 

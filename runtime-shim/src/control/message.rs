@@ -25,6 +25,18 @@ pub(crate) enum Request {
     },
     /// To execute the workload.
     Start,
+    /// To end a machine that only lives on for its members.
+    EndMachine,
+    /// For a place in the machine. The mount tree of the container's files comes with the packet; the place is kept
+    /// until the connection closes.
+    Join,
+    /// On that connection: to give the place up.
+    Leave,
+    /// To wait until a place has been given up.
+    AwaitLeaving {
+        /// Its number.
+        number: u32,
+    },
 }
 
 /// The monitor answers.
@@ -33,6 +45,11 @@ pub(crate) enum Request {
 pub(crate) enum Answer {
     /// It is done. A connection comes with the packet.
     Done,
+    /// There is a place. The sandbox directory comes with the packet.
+    Joined {
+        /// Its number.
+        number: u32,
+    },
     /// It is not.
     Failed {
         /// Why.

@@ -6,6 +6,7 @@
 
 use std::io::{self, PipeReader, PipeWriter, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -17,6 +18,7 @@ use rustix::net::{
     AddressFamily, SocketAddrUnix, SocketFlags, SocketType, accept_with, bind, listen, socket_with,
 };
 
+use super::members::Members;
 use super::message::{Answer, Request, cut, receive, send};
 use crate::container::store::Folder;
 use crate::exit_code;
@@ -73,22 +75,31 @@ impl AsFd for Starts {
     }
 }
 
+/// What the socket is about.
+#[derive(Debug)]
+pub(crate) struct Guest {
+    /// The sandbox directory of the machine that the container is in.
+    pub(crate) directory: SandboxDirectory,
+    /// The machine's other containers, if it is this process's.
+    pub(crate) members: Option<Arc<Members>>,
+}
+
 #[derive(Debug)]
 struct Server {
-    directory: SandboxDirectory,
+    guest: Guest,
     starts: Sender<StartRequest>,
     wake: PipeWriter,
     busy: AtomicUsize,
 }
 
 /// Binds the socket and serves it from threads, to this process's end.
-pub(crate) fn serve(folder: &Folder, directory: SandboxDirectory) -> io::Result<Starts> {
+pub(crate) fn serve(folder: &Folder, guest: Guest) -> io::Result<Starts> {
     let socket = socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
     bind(&socket, &SocketAddrUnix::new(folder.control_socket())?)?;
     listen(&socket, 64)?;
     let (starts, requests) = channel();
     let (woken, wake) = io::pipe()?;
-    let server = Arc::new(Server { directory, starts, wake, busy: AtomicUsize::new(0) });
+    let server = Arc::new(Server { guest, starts, wake, busy: AtomicUsize::new(0) });
     thread::Builder::new()
         .name("control".into())
         .stack_size(STACK)
@@ -135,29 +146,43 @@ impl Server {
         }
         set_socket_timeout(&client, Timeout::Recv, Some(PATIENCE))?;
         set_socket_timeout(&client, Timeout::Send, Some(PATIENCE))?;
-        let Some((request, _)) = receive::<Request>(&client)? else { return Ok(()) };
+        let Some((request, fd)) = receive::<Request>(&client)? else { return Ok(()) };
         let (answer, connection) = match request {
-            Request::Connect { port } => match self.connect(port) {
-                Ok(connection) => (Answer::Done, Some(connection)),
+            Request::Connect { port } => match connect(&self.guest.directory, port) {
+                Ok(connection) => (Answer::Done, Some(OwnedFd::from(connection))),
                 Err(error) => (failed(&error), None),
             },
             Request::Start => return self.start(client),
+            Request::Join => match (&self.guest.members, fd) {
+                (Some(members), Some(share)) => return members.serve(&client, share),
+                _ => (failed(&io::Error::other("this is no place to join")), None),
+            },
+            Request::EndMachine => match &self.guest.members {
+                Some(members) => (members.end_machine(), None),
+                None => (failed(&io::Error::other("container not running")), None),
+            },
+            Request::AwaitLeaving { number } => match &self.guest.members {
+                Some(members) => (members.await_leaving(number), None),
+                None => (Answer::Done, None),
+            },
+            Request::Leave => (failed(&io::Error::other("there is nothing to leave")), None),
         };
         send(&client, &answer, connection.as_ref().map(AsFd::as_fd))
-    }
-
-    fn connect(&self, port: u32) -> io::Result<OwnedFd> {
-        let connecting = Connecting::request(&self.directory, port).map_err(io::Error::other)?;
-        if !readable_within(connecting.socket.as_fd(), PATIENCE)? {
-            return Err(io::Error::other(format!("port {port} of the guest does not answer")));
-        }
-        Ok(connecting.finish().map_err(io::Error::other)?.into())
     }
 
     fn start(&self, client: OwnedFd) -> io::Result<()> {
         self.starts.send(StartRequest { client }).map_err(|_gone| io::ErrorKind::BrokenPipe)?;
         (&self.wake).write_all(&[1])
     }
+}
+
+/// Connects to a port of a guest.
+pub(super) fn connect(directory: &SandboxDirectory, port: u32) -> io::Result<UnixStream> {
+    let connecting = Connecting::request(directory, port).map_err(io::Error::other)?;
+    if !readable_within(connecting.socket.as_fd(), PATIENCE)? {
+        return Err(io::Error::other(format!("port {port} of the guest does not answer")));
+    }
+    connecting.finish().map_err(io::Error::other)
 }
 
 fn failed(error: &dyn std::error::Error) -> Answer {

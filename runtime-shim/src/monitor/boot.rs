@@ -15,12 +15,16 @@ use super::signals::{self, Signals};
 use super::{MonitorError, death, host};
 use crate::io::streams::{self, Streams};
 use crate::sandbox::agent_client::AgentClient;
+use crate::sandbox::directory::SandboxDirectory;
 use crate::sandbox::start::Sandbox;
 use crate::sandbox::vsock::Connecting;
 
-/// Waiting for a guest that boots. A signal that would end a process ends the wait.
+/// Waiting for a guest that boots, or for the agent of one that another process has booted. A signal that would end a
+/// process ends the wait.
 pub(crate) struct Boot<'a> {
-    pub(crate) sandbox: &'a mut Sandbox,
+    /// The sandbox, for the one who answers for it.
+    pub(crate) sandbox: Option<&'a mut Sandbox>,
+    pub(crate) directory: SandboxDirectory,
     pub(crate) signals: &'a Signals,
     pub(crate) timeout: Duration,
     pub(crate) deadline: Option<Instant>,
@@ -28,14 +32,25 @@ pub(crate) struct Boot<'a> {
 
 impl<'a> Boot<'a> {
     /// A boot that begins now.
-    pub(crate) fn new(sandbox: &'a mut Sandbox, signals: &'a Signals, timeout: Duration) -> Self {
-        Self { sandbox, signals, timeout, deadline: Instant::now().checked_add(timeout) }
+    pub(crate) fn new(
+        sandbox: &'a mut Sandbox,
+        signals: &'a Signals,
+        timeout: Duration,
+    ) -> Result<Self, MonitorError> {
+        let directory = sandbox.directory.try_clone().map_err(host("duplicate a descriptor"))?;
+        Ok(Self { sandbox: Some(sandbox), ..Self::of_another(directory, signals, timeout) })
+    }
+
+    /// The guest is another process's, and has booted.
+    pub(crate) fn of_another(directory: SandboxDirectory, signals: &'a Signals, timeout: Duration) -> Self {
+        Self { sandbox: None, directory, signals, timeout, deadline: Instant::now().checked_add(timeout) }
     }
 
     /// Waits for the agent's hello. Nothing else is taken from the guest before, and after it nothing any more
     /// on this port: no workload exists yet, so only the agent can be the one that speaks.
     pub(crate) fn hello(&mut self) -> Result<(), MonitorError> {
-        let listener = self.sandbox.ready.try_clone().map_err(host("duplicate a socket"))?;
+        let Some(sandbox) = &self.sandbox else { return Ok(()) };
+        let listener = sandbox.ready.try_clone().map_err(host("duplicate a socket"))?;
         self.readable(listener.as_fd())?;
         let (mut hello, _) = listener.accept().map_err(host("accept the agent's connection"))?;
         let mut said = Vec::new();
@@ -52,25 +67,25 @@ impl<'a> Boot<'a> {
                 String::from_utf8_lossy(&said).trim().escape_default().to_string(),
             ));
         }
-        self.sandbox.directory.forget_port(READY_PORT).map_err(host("remove the ready socket"))
+        self.directory.forget_port(READY_PORT).map_err(host("remove the ready socket"))
     }
 
     /// Connects to the agent.
     pub(crate) fn connect_agent(&mut self) -> Result<AgentClient, MonitorError> {
-        let agent = Connecting::request(&self.sandbox.directory, AGENT_PORT)?;
+        let agent = Connecting::request(&self.directory, AGENT_PORT)?;
         AgentClient::new(self.finish(agent)?).map_err(host("set up the agent's connection"))
     }
 
     /// Connects the workload's terminal, and introduces it by a token.
     pub(crate) fn connect_terminal(&mut self) -> Result<(Streams, proto::Streams), MonitorError> {
-        let terminal = Connecting::request(&self.sandbox.directory, STREAM_PORT)?;
+        let terminal = Connecting::request(&self.directory, STREAM_PORT)?;
         Ok(one_terminal(introduce(self.finish(terminal)?)?))
     }
 
     /// Connects the workload's standard streams, and introduces each by a token.
     pub(crate) fn connect_streams(&mut self) -> Result<(Streams, proto::Streams), MonitorError> {
         // All are asked for before any is awaited: each answer takes the guest a round trip.
-        let directory = &self.sandbox.directory;
+        let directory = &self.directory;
         let requests = streams::connected()
             .map(|wanted| wanted.then(|| Connecting::request(directory, STREAM_PORT)).transpose());
         let mut connected = [None, None, None];
@@ -89,14 +104,15 @@ impl<'a> Boot<'a> {
 
     fn readable(&mut self, fd: BorrowedFd<'_>) -> Result<(), MonitorError> {
         loop {
-            let event = wait(Some(self.sandbox), self.signals, &[(fd, PollFlags::IN)], self.deadline);
+            let event =
+                wait(self.sandbox.as_deref_mut(), self.signals, &[(fd, PollFlags::IN)], self.deadline);
             match event.map_err(host("wait for the guest"))? {
                 Event::Ready(_) => return Ok(()),
                 Event::Signal(signal) if signals::aborts(signal) => {
                     return Err(MonitorError::Interrupted(signal));
                 }
                 Event::Signal(_) => {}
-                Event::Ended => return Err(death::explain(self.sandbox).into()),
+                Event::Ended => return Err(death::of(self.sandbox.as_deref_mut())),
                 Event::Deadline => return Err(MonitorError::BootTimeout { seconds: self.timeout.as_secs() }),
             }
         }

@@ -86,7 +86,8 @@ fn hello(sandbox: &mut Sandbox, says: &[u8]) -> (Result<(), MonitorError>, Optio
         speaker
     });
     let timeout = Duration::from_secs(7);
-    let mut boot = Boot { sandbox, signals: &signals, timeout, deadline: Some(Instant::now()) };
+    let boot = Boot::new(sandbox, &signals, timeout).unwrap();
+    let mut boot = Boot { deadline: Some(Instant::now()), ..boot };
     (boot.hello(), speaker)
 }
 

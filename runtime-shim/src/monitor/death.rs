@@ -6,6 +6,7 @@ use vmm::hypervisor::{VmError, VmExit};
 
 use super::{MonitorError, signals};
 use crate::report;
+use crate::sandbox::agent_client::AgentError;
 use crate::sandbox::devices::DevicesEnd;
 use crate::sandbox::start::Sandbox;
 
@@ -69,6 +70,11 @@ pub(crate) fn explain(sandbox: &mut Sandbox) -> Death {
         show_console(&console);
     }
     death
+}
+
+/// The same as an error; without a sandbox, all that is known is that its agent has gone.
+pub(crate) fn of(sandbox: Option<&mut Sandbox>) -> MonitorError {
+    sandbox.map_or_else(|| AgentError::Closed.into(), |sandbox| explain(sandbox).into())
 }
 
 /// What is behind an error: whatever breaks a connection to the guest says less than the end of a part of the sandbox

@@ -5,7 +5,8 @@
 //! comes, takes the machine along.
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
 
 use agent_protocol::agent as proto;
 use oci_spec::runtime::{LinuxResources, Spec};
@@ -14,12 +15,14 @@ use rustix::fs::{Mode, OFlags, openat};
 use super::boot::Boot;
 use super::ending;
 use super::launch;
+use super::member;
 use super::plan::{Announcement, Creator, MonitorPlan};
 use super::relay;
 use super::signals::Signals;
-use super::workload::{Awaited, CONTAINER_ID, OnSignal, ProcessEnd, Workload};
+use super::workload::{Awaited, OnSignal, ProcessEnd, Workload};
 use super::{MonitorError, death, host};
 use crate::bundle::load::Bundle;
+use crate::bundle::place::Place;
 use crate::bundle::sources;
 use crate::config;
 use crate::container::process::ProcessId;
@@ -27,8 +30,9 @@ use crate::container::record::Status;
 use crate::container::state::State;
 use crate::container::store::Folder;
 use crate::container_view::ContainerView;
+use crate::control::members::Members;
 use crate::control::message::{Answer, cut};
-use crate::control::server::{self, Starts};
+use crate::control::server::{self, Guest, Starts};
 use crate::exit_code;
 use crate::failure::Failure;
 use crate::host_cgroup;
@@ -48,10 +52,13 @@ const OOM: &str = "oom";
 /// Reads the plan and follows it; returns the status with which to exit.
 pub(crate) fn main(plan: OwnedFd, socket: OwnedFd) -> u8 {
     let creator = Creator(socket);
-    let plan = match launch::read_plan(plan) {
+    let plan: MonitorPlan = match launch::read_plan(plan) {
         Ok(plan) => plan,
         Err(error) => return announce_failure(&creator, &Failure::from(error)),
     };
+    if let Some(membership) = &plan.membership {
+        return member::main(&plan, membership, creator);
+    }
     match create(&plan, &creator) {
         Ok(container) => container.live(creator),
         Err(failure) => announce_failure(&creator, &failure),
@@ -59,7 +66,7 @@ pub(crate) fn main(plan: OwnedFd, socket: OwnedFd) -> u8 {
 }
 
 /// Before the container is there, its creator tells of the failure.
-fn announce_failure(creator: &Creator, failure: &Failure) -> u8 {
+pub(super) fn announce_failure(creator: &Creator, failure: &Failure) -> u8 {
     let message = cut(&report::chain(failure.error.as_ref()));
     let failed = Announcement::Failed { message, exit_code: failure.exit_code };
     // A creator that has gone has nobody to tell either.
@@ -71,16 +78,32 @@ fn announce_failure(creator: &Creator, failure: &Failure) -> u8 {
 struct Container<'plan> {
     plan: &'plan MonitorPlan,
     folder: Folder,
-    /// Its bundle's folder.
-    bundle: OwnedFd,
+    /// Until it is there.
+    traces: Option<Traces>,
     sandbox: Sandbox,
-    view: Option<ContainerView>,
     signals: Signals,
     boot_timeout: std::time::Duration,
 }
 
-/// Makes all of the container that is on the host.
-fn create<'plan>(plan: &'plan MonitorPlan, creator: &Creator) -> Result<Container<'plan>, Failure> {
+/// What the host sees of the container besides its process.
+pub(super) struct Traces {
+    view: ContainerView,
+    /// The bundle's folder.
+    bundle: OwnedFd,
+}
+
+impl Traces {
+    /// Opened by the host's paths, before the monitor gives those up.
+    pub(super) fn open(bundle: &Bundle, has_upper: bool) -> Result<Self, Failure> {
+        let sources = sources::find(&bundle.spec, &bundle.directory)?;
+        let view = ContainerView::open(&bundle.spec, &sources, has_upper)?;
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        Ok(Self { view, bundle: rustix::fs::open(&bundle.directory, flags, Mode::empty())? })
+    }
+}
+
+/// Becomes the container's process on the host: in its record, its cgroups and its network namespace.
+pub(super) fn settle(plan: &MonitorPlan) -> Result<Folder, Failure> {
     withhold_inherited_fds()?;
     ending::forbid_core();
     let log = plan.log.as_deref().map(report::open_log).transpose()?;
@@ -97,13 +120,19 @@ fn create<'plan>(plan: &'plan MonitorPlan, creator: &Creator) -> Result<Containe
         host_cgroup::join(&plan.cgroups)?;
     }
     host_namespace::enter_network(&plan.spec)?;
+    Ok(folder)
+}
+
+/// Makes all of the container that is on the host.
+fn create<'plan>(plan: &'plan MonitorPlan, creator: &Creator) -> Result<Container<'plan>, Failure> {
+    let folder = settle(plan)?;
     let config = config::load(plan.config.as_deref())?;
     let bundle = Bundle { directory: plan.bundle.clone(), spec: plan.spec.clone() };
     let prepared = prepare(&config, &bundle)?;
-    let sources = sources::find(&bundle.spec, &bundle.directory)?;
-    let view = ContainerView::open(&bundle.spec, &sources, prepared.has_upper())?;
+    let traces = Traces::open(&bundle, prepared.has_upper())?;
     if let Some(scope) = &plan.scope {
-        start_scope(plan, scope, &folder, prepared.memory_mib())?;
+        let properties = host_cgroup::limits::properties(resources(&plan.spec), Some(prepared.memory_mib()));
+        start_scope(plan, scope, &folder, properties)?;
     }
     host_cgroup::limits::limit_new(&plan.cgroups, resources(&plan.spec), prepared.memory_mib())?;
     let signals = Signals::block()?;
@@ -111,20 +140,23 @@ fn create<'plan>(plan: &'plan MonitorPlan, creator: &Creator) -> Result<Containe
     let children = [sandbox.vm.pid(), sandbox.devices.pid()].map(ProcessId::of);
     let children = children.into_iter().collect::<io::Result<Vec<_>>>()?;
     folder.update(|record| record.children = children)?;
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let bundle = rustix::fs::open(&plan.bundle, flags, Mode::empty())?;
     creator.announce(&Announcement::Prepared)?;
-    Ok(Container { plan, folder, bundle, sandbox, view: Some(view), signals, boot_timeout })
+    Ok(Container { plan, folder, traces: Some(traces), sandbox, signals, boot_timeout })
 }
 
 /// systemd takes this process into the scope; what hierarchies it does not use are joined here.
-fn start_scope(plan: &MonitorPlan, scope: &Scope, folder: &Folder, memory_mib: u32) -> Result<(), Failure> {
+pub(super) fn start_scope(
+    plan: &MonitorPlan,
+    scope: &Scope,
+    folder: &Folder,
+    properties: systemd::Properties,
+) -> Result<(), Failure> {
     let order = systemd::Order {
         scope: scope.clone(),
         id: folder.read()?.id.as_str().to_owned(),
         pid: std::process::id(),
         version_2: host_cgroup::is_version_2(&plan.cgroups),
-        properties: host_cgroup::limits::properties(resources(&plan.spec), Some(memory_mib)),
+        properties,
     };
     systemd::start(&order)?;
     Ok(host_cgroup::join(&plan.cgroups)?)
@@ -141,49 +173,98 @@ impl Container<'_> {
         let end = self.run(&mut creator).map_err(|error| death::behind(&mut self.sandbox, error));
         // Kills and reaps what is left: who waits for this process may rely on all of it being gone.
         drop(self);
-        match (end, creator) {
-            (Ok(end), _) => ending::follow(end),
-            (Err(error), Some(creator)) => announce_failure(&creator, &Failure::of_monitor(error)),
-            // `start` has told of it.
-            (Err(error @ MonitorError::NotStarted { .. }), None) => error.exit_code(),
-            (Err(error), None) => {
-                report::error(&error);
-                error.exit_code()
-            }
-        }
+        tell(end, creator)
     }
 
     fn run(&mut self, creator: &mut Option<Creator>) -> Result<ProcessEnd, MonitorError> {
-        let mut boot = Boot::new(&mut self.sandbox, &self.signals, self.boot_timeout);
+        let members = Members::of(&self.sandbox).map_err(host("duplicate a descriptor"))?;
+        let members = Arc::new(members);
+        let directory = self.sandbox.directory.try_clone().map_err(host("duplicate a descriptor"))?;
+        let mut boot = Boot::new(&mut self.sandbox, &self.signals, self.boot_timeout)?;
         boot.hello()?;
+        let guest = Guest { directory, members: Some(Arc::clone(&members)) };
+        let place = Place::of_owner();
+        let upper_mib = boot.sandbox.as_ref().and_then(|sandbox| sandbox.size.rootfs_upper_mib);
+        let resident = Resident { plan: self.plan, place: &place, upper_mib, folder: &self.folder };
+        let (mut workload, end) = resident.live_in(boot, guest, self.traces.take(), creator)?;
+        members.close();
+        while members.keep_the_machine() && workload.wait_for(members.as_fd())? {
+            members.note_change().map_err(host("read a pipe"))?;
+        }
+        members.end();
+        workload.shut_down();
+        Ok(end)
+    }
+}
+
+/// Ends this process as its container did; returns the status with which to exit.
+pub(super) fn tell(end: Result<ProcessEnd, MonitorError>, creator: Option<Creator>) -> u8 {
+    match (end, creator) {
+        (Ok(end), _) => ending::follow(end),
+        (Err(error), Some(creator)) => announce_failure(&creator, &Failure::of_monitor(error)),
+        // `start` has told of it.
+        (Err(error @ MonitorError::NotStarted { .. }), None) => error.exit_code(),
+        (Err(error), None) => {
+            report::error(&error);
+            error.exit_code()
+        }
+    }
+}
+
+/// A container and its place in a guest, whoever's that is.
+pub(super) struct Resident<'a> {
+    pub(super) plan: &'a MonitorPlan,
+    pub(super) place: &'a Place,
+    /// Of the layer in the guest that takes its writes, if there is one.
+    pub(super) upper_mib: Option<u32>,
+    pub(super) folder: &'a Folder,
+}
+
+impl Resident<'_> {
+    /// Has the container made, and follows it to its end, until the last of its output has been taken. Commands reach
+    /// it meanwhile.
+    pub(super) fn live_in<'boot>(
+        &self,
+        boot: Boot<'boot>,
+        guest: Guest,
+        traces: Option<Traces>,
+        creator: &mut Option<Creator>,
+    ) -> Result<(Workload<'boot>, ProcessEnd), MonitorError> {
         if let Some(creator) = creator.as_ref() {
             creator.wait().map_err(host("wait for the hooks"))?;
         }
-        let state = hook_state(&self.folder).map_err(host("say the container's state"))?;
-        let directory = boot.sandbox.directory.try_clone().map_err(host("duplicate a descriptor"))?;
-        let (mut workload, streams) = relay::create(boot, &self.plan.spec, state)?;
+        let state = hook_state(self.folder).map_err(host("say the container's state"))?;
+        let (mut workload, streams) =
+            relay::create(boot, (self.place, self.upper_mib), &self.plan.spec, state)?;
         let (input, outputs) = streams.start().map_err(host("start copying streams"))?;
         let raw_mode = if relay::wants_terminal(&self.plan.spec) { Some(RawMode::enter()?) } else { None };
-        let starts = server::serve(&self.folder, directory).map_err(host("serve the control socket"))?;
-        let limited = host_cgroup::limits::limit_time(&self.plan.cgroups, resources(&self.plan.spec));
-        limited.map_err(io::Error::other).map_err(host("limit the machine's time"))?;
+        let starts = server::serve(self.folder, guest).map_err(host("serve the control socket"))?;
+        if self.place.number == 0 {
+            let limited = host_cgroup::limits::limit_time(&self.plan.cgroups, resources(&self.plan.spec));
+            limited.map_err(io::Error::other).map_err(host("limit the machine's time"))?;
+        }
         let herald = host_oom::Herald::start(self.plan.cgroups.clone()).map_err(host("start a thread"))?;
         // What goes by the host's paths has been done, or has a thread.
-        if let Some(view) = self.view.take() {
-            let folder = Folder::open(self.plan.folder.clone()).map_err(io::Error::other);
-            view.enter(folder.map_err(host("open the container's folder"))?)?;
-        }
-        set_status(&self.folder, Status::Created)?;
+        let bundle = match traces {
+            Some(Traces { view, bundle }) => {
+                let folder = Folder::open(self.plan.folder.clone()).map_err(io::Error::other);
+                view.enter(folder.map_err(host("open the container's folder"))?)?;
+                Some(bundle)
+            }
+            None => None,
+        };
+        set_status(self.folder, Status::Created)?;
         if let Some(creator) = creator.take() {
             let announced = creator.announce(&Announcement::Created);
             announced.map_err(host("tell of the container"))?;
         }
-        let end = follow(&mut workload, starts, input, &self.folder)?;
-        tell_of_oom_kills(&mut workload, &self.bundle, herald);
+        let end = follow(&mut workload, starts, input, self.folder)?;
+        if let Some(bundle) = bundle {
+            tell_of_oom_kills(&mut workload, &bundle, herald);
+        }
         workload.drain(&outputs)?;
         drop(raw_mode);
-        workload.shut_down();
-        Ok(end)
+        Ok((workload, end))
     }
 }
 
@@ -197,9 +278,7 @@ fn follow(
     let pending = workload.ask_for_end()?;
     let mut input = Some(input);
     loop {
-        if let Awaited::End(end) =
-            workload.wait_for_end_or(&pending, Some(std::os::fd::AsFd::as_fd(&starts)))?
-        {
+        if let Awaited::End(end) = workload.wait_for_end_or(&pending, Some(starts.as_fd()))? {
             return Ok(end);
         }
         let Some(request) = starts.take() else { continue };
@@ -223,7 +302,7 @@ fn follow(
 
 /// Engines cannot ask, but podman takes a file `oom` in the bundle for word of it, and others watch the host's cgroup.
 fn tell_of_oom_kills(workload: &mut Workload<'_>, bundle: &OwnedFd, herald: host_oom::Herald) {
-    let request = proto::WaitOomRequest { container_id: CONTAINER_ID.into(), ..Default::default() };
+    let request = proto::WaitOomRequest { container_id: workload.container_id.clone(), ..Default::default() };
     // Answered at once: the container has ended.
     let written = workload.call(&request, OnSignal::Forward).and_then(|answer| {
         if answer.oom_kills == 0 {

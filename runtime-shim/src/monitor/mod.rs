@@ -1,5 +1,5 @@
 //! Watches one sandbox from before its boot to its end: in the foreground for `sandbox run` ([`relay`]), as a process
-//! of its own for the OCI commands ([`detached`]).
+//! of its own for the OCI commands ([`detached`]). [`member`] watches a container in the sandbox of another process.
 //!
 //! One thread waits for everything at once ([`events`]): the agent's answers, signals, the ends of the machine
 //! and the device process, the console. The workload's streams have threads of their own (`io::streams`), and so
@@ -11,6 +11,7 @@ pub(crate) mod detached;
 pub(crate) mod ending;
 pub(crate) mod events;
 pub(crate) mod launch;
+pub(crate) mod member;
 pub(crate) mod plan;
 pub(crate) mod proxy;
 pub(crate) mod relay;
@@ -33,6 +34,9 @@ pub(crate) enum MonitorError {
     /// A part of the sandbox ended first.
     #[error(transparent)]
     Died(#[from] Death),
+    /// The machine that it was in, which was another's.
+    #[error("container {0}, in whose sandbox this one is, has ended, and the sandbox with it")]
+    SandboxEnded(String),
     /// A signal came before the workload ran.
     #[error("interrupted by {} before the workload ran", signals::describe((*.0).cast_signed()))]
     Interrupted(u32),
@@ -102,7 +106,7 @@ impl MonitorError {
     }
 
     /// Whether it is what the end of the machine or of the device process can look like from here.
-    fn may_follow_a_death(&self) -> bool {
+    pub(crate) fn may_follow_a_death(&self) -> bool {
         matches!(self, Self::ForeignAgent(_) | Self::Connect(_) | Self::Agent(_) | Self::Host { .. })
     }
 }

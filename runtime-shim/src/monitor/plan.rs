@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use oci_spec::runtime::{Process, Spec};
 use serde::{Deserialize, Serialize};
 
+use crate::container::membership::Membership;
 use crate::control::message::{receive, send};
 use crate::host_cgroup::systemd::Scope;
 use crate::report::LogFormat;
@@ -30,6 +31,8 @@ pub(crate) struct MonitorPlan {
     pub(crate) cgroups: Vec<PathBuf>,
     /// Their unit, if systemd is to make them.
     pub(crate) scope: Option<Scope>,
+    /// The machine of another container to go into.
+    pub(crate) membership: Option<Membership>,
 }
 
 /// A process to be made in a container that runs. `exec` has read and checked all of it.
@@ -37,6 +40,8 @@ pub(crate) struct MonitorPlan {
 pub(crate) struct ExecPlan {
     /// The container's folder, absolute.
     pub(crate) folder: PathBuf,
+    /// The container's name in the guest.
+    pub(crate) guest_id: String,
     /// The process.
     pub(crate) process: Process,
     /// Its cgroup in the guest, below the container's.

@@ -14,7 +14,7 @@ use super::ending;
 use super::launch;
 use super::plan::{Announcement, Creator, ExecPlan};
 use super::signals::Signals;
-use super::workload::{CONTAINER_ID, OnSignal, ProcessEnd, Workload, refused};
+use super::workload::{OnSignal, ProcessEnd, Workload, refused};
 use crate::bundle::to_agent;
 use crate::container::store::Folder;
 use crate::control::client::connect_to_guest;
@@ -76,7 +76,8 @@ pub(crate) fn run(
 
     // Unique among those of this container, as the process's number is on this host.
     let exec_id = format!("exec-{}", std::process::id());
-    let mut workload = Workload { sandbox: None, signals: &signals, agent, exec_id };
+    let mut workload =
+        Workload { sandbox: None, signals: &signals, agent, container_id: plan.guest_id.clone(), exec_id };
     let mut process =
         to_agent::process(&plan.process, tokens).map_err(|error| Failure::of_monitor(error.into()))?;
     if wants_terminal
@@ -87,7 +88,7 @@ pub(crate) fn run(
         process.console_size = MessageField::some(size);
     }
     let request = proto::ExecProcessRequest {
-        container_id: CONTAINER_ID.into(),
+        container_id: plan.guest_id.clone(),
         exec_id: workload.exec_id.clone(),
         process: MessageField::some(process),
         cgroup: plan.cgroup.clone(),

@@ -8,8 +8,9 @@ use protobuf::MessageField;
 
 use super::boot::Boot;
 use super::signals::Signals;
-use super::workload::{CONTAINER_ID, OnSignal, Workload, refused};
+use super::workload::{OnSignal, Workload, refused};
 use super::{MonitorError, death, host};
+use crate::bundle::place::Place;
 use crate::bundle::to_agent;
 use crate::io::streams::Streams;
 use crate::io::terminal::{self, RawMode};
@@ -31,9 +32,10 @@ fn follow(
     spec: &Spec,
     boot_timeout: Duration,
 ) -> Result<u8, MonitorError> {
-    let mut boot = Boot::new(sandbox, signals, boot_timeout);
+    let mut boot = Boot::new(sandbox, signals, boot_timeout)?;
     boot.hello()?;
-    let (mut workload, streams) = create(boot, spec, String::new())?;
+    let upper_mib = boot.sandbox.as_ref().and_then(|sandbox| sandbox.size.rootfs_upper_mib);
+    let (mut workload, streams) = create(boot, (&Place::of_owner(), upper_mib), spec, String::new())?;
     let (input, outputs) = streams.start().map_err(host("start copying streams"))?;
     let raw_mode = if wants_terminal(spec) { Some(RawMode::enter()?) } else { None };
     input.start().map_err(host("start copying stdin"))?;
@@ -50,6 +52,7 @@ fn follow(
 /// `state` is for the hooks that run in the guest.
 pub(crate) fn create<'a>(
     mut boot: Boot<'a>,
+    (place, upper_mib): (&Place, Option<u32>),
     spec: &Spec,
     state: String,
 ) -> Result<(Workload<'a>, Streams), MonitorError> {
@@ -57,10 +60,10 @@ pub(crate) fn create<'a>(
     let agent = boot.connect_agent()?;
     let (streams, tokens) = if terminal { boot.connect_terminal()? } else { boot.connect_streams()? };
     let Boot { sandbox, signals, .. } = boot;
-    let upper_mib = sandbox.size.rootfs_upper_mib;
-    let mut workload = Workload { sandbox: Some(sandbox), signals, agent, exec_id: String::new() };
+    let (container_id, exec_id) = (place.container_id(), String::new());
+    let mut workload = Workload { sandbox, signals, agent, container_id, exec_id };
 
-    let mut request = to_agent::create_request(CONTAINER_ID, spec, tokens)?;
+    let mut request = to_agent::create_request(place, spec, tokens)?;
     request.state = state;
     if let Some(root) = request.root.as_mut() {
         root.tmpfs_upper_bytes = u64::from(upper_mib.unwrap_or(0)) << 20;
@@ -78,7 +81,8 @@ pub(crate) fn create<'a>(
 
 /// Has the agent execute the workload.
 pub(crate) fn start(workload: &mut Workload<'_>) -> Result<(), MonitorError> {
-    let start = proto::StartContainerRequest { container_id: CONTAINER_ID.into(), ..Default::default() };
+    let container_id = workload.container_id.clone();
+    let start = proto::StartContainerRequest { container_id, ..Default::default() };
     let started = workload.call(&start, OnSignal::Forward)?;
     refused(started.failure)
 }

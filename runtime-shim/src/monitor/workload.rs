@@ -19,9 +19,6 @@ use crate::report;
 use crate::sandbox::agent_client::{AgentClient, AgentError, Call, Pending};
 use crate::sandbox::start::Sandbox;
 
-/// There is one container in each sandbox.
-pub(crate) const CONTAINER_ID: &str = "sandbox";
-
 /// How long the agent may take to answer a call, other than the wait for the workload.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -74,6 +71,8 @@ pub(crate) struct Workload<'a> {
     pub(crate) sandbox: Option<&'a mut Sandbox>,
     pub(crate) signals: &'a Signals,
     pub(crate) agent: AgentClient,
+    /// The container's name in the guest.
+    pub(crate) container_id: String,
     /// Empty for the container's init.
     pub(crate) exec_id: String,
 }
@@ -132,23 +131,20 @@ impl Workload<'_> {
     }
 
     fn death(&mut self) -> MonitorError {
-        match self.sandbox.as_deref_mut() {
-            Some(sandbox) => death::explain(sandbox).into(),
-            None => AgentError::Closed.into(),
-        }
+        death::of(self.sandbox.as_deref_mut())
     }
 
     /// Passes a signal on without waiting. SIGWINCH is for the terminal, if there is one.
     pub(crate) fn forward(&mut self, signal: u32) {
         let sent = match terminal_size_after(signal) {
             Some(size) => self.agent.notify(&proto::ResizeTerminalRequest {
-                container_id: CONTAINER_ID.into(),
+                container_id: self.container_id.clone(),
                 exec_id: self.exec_id.clone(),
                 size: MessageField::some(size),
                 ..Default::default()
             }),
             None => self.agent.notify(&proto::SignalProcessRequest {
-                container_id: CONTAINER_ID.into(),
+                container_id: self.container_id.clone(),
                 exec_id: self.exec_id.clone(),
                 signal,
                 ..Default::default()
@@ -162,7 +158,7 @@ impl Workload<'_> {
     /// Asks to be told of the process's end.
     pub(crate) fn ask_for_end(&mut self) -> Result<Pending<proto::WaitProcessRequest>, MonitorError> {
         Ok(self.agent.send(&proto::WaitProcessRequest {
-            container_id: CONTAINER_ID.into(),
+            container_id: self.container_id.clone(),
             exec_id: self.exec_id.clone(),
             ..Default::default()
         })?)
@@ -205,6 +201,19 @@ impl Workload<'_> {
             match event.map_err(host("wait for the output"))? {
                 Event::Ready(_) | Event::Deadline => return Ok(()),
                 Event::Signal(signal) if signals::aborts(signal) => return Ok(()),
+                Event::Signal(_) => {}
+                Event::Ended => return Err(self.death()),
+            }
+        }
+    }
+
+    /// Waits until something else is readable, when the process has ended; false if a signal came first.
+    pub(crate) fn wait_for(&mut self, fd: BorrowedFd<'_>) -> Result<bool, MonitorError> {
+        loop {
+            let event = wait(self.sandbox.as_deref_mut(), self.signals, &[(fd, PollFlags::IN)], None);
+            match event.map_err(host("wait"))? {
+                Event::Ready(_) | Event::Deadline => return Ok(true),
+                Event::Signal(signal) if signals::aborts(signal) => return Ok(false),
                 Event::Signal(_) => {}
                 Event::Ended => return Err(self.death()),
             }

@@ -89,6 +89,7 @@ calls! {
     ContainerStatsRequest -> ContainerStatsResponse: "ContainerStats";
     WaitOomRequest -> WaitOomResponse: "WaitOom";
     ExecProcessRequest -> ExecProcessResponse: "ExecProcess";
+    RemoveContainerRequest -> RemoveContainerResponse: "RemoveContainer";
     ShutdownRequest -> ShutdownResponse: "Shutdown";
 }
 

@@ -3,7 +3,9 @@
 //! It is a tmpfs that is mounted nowhere (`fsopen(2)`, `fsmount(2)`), so no other process finds it by a path,
 //! and it vanishes with its last file descriptor however the shim ends.
 
+use std::fs;
 use std::io;
+use std::ops::Range;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
@@ -48,6 +50,11 @@ impl SandboxDirectory {
         detached_tmpfs().map(|fd| Self { fd }).map_err(|errno| DirectoryError::Make(errno.into()))
     }
 
+    /// That of another process, by the descriptor which that has passed.
+    pub(crate) fn of(fd: OwnedFd) -> Self {
+        Self { fd }
+    }
+
     /// Another handle of the same directory.
     pub(crate) fn try_clone(&self) -> io::Result<Self> {
         Ok(Self { fd: self.fd.try_clone()? })
@@ -72,6 +79,19 @@ impl SandboxDirectory {
     #[cfg(test)]
     pub(crate) fn connect_as_guest(&self, port: u32) -> io::Result<UnixStream> {
         UnixStream::connect(self.path(&format!("{VSOCK}_{port}")))
+    }
+
+    /// No guest connects to any of these ports any more.
+    pub(crate) fn forget_ports(&self, ports: Range<u32>) -> io::Result<()> {
+        for entry in fs::read_dir(self.path("."))? {
+            let name = entry?.file_name();
+            let port =
+                name.to_str().and_then(|name| name.strip_prefix(VSOCK)?.strip_prefix('_')?.parse().ok());
+            if port.is_some_and(|port| ports.contains(&port)) {
+                unlinkat(&self.fd, name, AtFlags::empty())?;
+            }
+        }
+        Ok(())
     }
 
     /// No guest connects to this port any more.
@@ -126,7 +146,6 @@ fn detached_tmpfs() -> rustix::io::Result<OwnedFd> {
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
     use std::io::{Read, Write};
 
     use super::*;

@@ -2,9 +2,13 @@
 //! so that what is wrong is told before a process runs.
 
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use device_config::Export;
+use jail::root::RootError;
+use jail::{Bind, RootPlan, tree};
 use oci_spec::runtime::Spec;
 
 use super::driver::{self, Chosen, DriverError};
@@ -15,6 +19,7 @@ use super::mount_points::{self, Kind, MountPointError};
 use super::start::{Plan, Sandbox, StartError};
 use crate::bundle::load::Bundle;
 use crate::bundle::machine_size::{SizeError, machine_size};
+use crate::bundle::place::Place;
 use crate::bundle::sources::{self, SourceError, Sources};
 use crate::bundle::{socket_binds, to_vm};
 use crate::config::Config;
@@ -43,6 +48,9 @@ pub(crate) enum PrepareError {
     /// A mount point.
     #[error(transparent)]
     MountPoint(#[from] MountPointError),
+    /// What is added to the share of a machine that runs.
+    #[error("cannot share the container's files")]
+    Share(#[from] RootError),
 }
 
 /// A sandbox that only has to be started.
@@ -73,7 +81,7 @@ pub(crate) fn prepare<'a>(config: &'a Config, bundle: &Bundle) -> Result<Prepare
         virtio_console: chosen.virtio_console,
         own_balloon: chosen.own_balloon,
         size,
-        sockets: socket_binds::host_sockets(&bundle.spec),
+        sockets: socket_binds::host_sockets(&Place::of_owner(), &bundle.spec),
         config,
     };
     Ok(Prepared { plan, chosen })
@@ -95,6 +103,35 @@ impl Prepared<'_> {
         let timeout = self.plan.config.boot_timeout(self.chosen.emulated);
         let sandbox = Sandbox::start(self.plan, self.chosen.hypervisor.as_ref())?;
         Ok((sandbox, timeout))
+    }
+}
+
+/// What the machine of another container is to see of this host for a bundle.
+pub(crate) struct Share {
+    /// A mount tree for the machine's share. The checks and restrictions are those of a share that is made with its machine.
+    pub(crate) tree: OwnedFd,
+    /// Of the layer in the guest that takes the container's writes, if there is one.
+    pub(crate) upper_mib: Option<u32>,
+}
+
+impl Share {
+    /// Finds and opens it.
+    pub(crate) fn prepare(config: &Config, bundle: &Bundle) -> Result<Self, PrepareError> {
+        let sources = sources::find(&bundle.spec, &bundle.directory)?;
+        let size = machine_size(&bundle.spec, config, host::this_host().map_err(PrepareError::Host)?)?;
+        let has_upper = size.rootfs_upper_mib.is_some();
+        if !has_upper {
+            make_mount_points(&bundle.spec, &sources)?;
+        }
+        let bind = |export: Export| Bind {
+            source: export.source,
+            destination: export.destination,
+            read_only: export.read_only,
+            id_map: export.id_map,
+        };
+        let exports = to_vm::exports(&bundle.spec, &sources, has_upper);
+        let plan = RootPlan { directories: Vec::new(), binds: exports.into_iter().map(bind).collect() };
+        Ok(Self { tree: tree::build(&plan)?, upper_mib: size.rootfs_upper_mib })
     }
 }
 

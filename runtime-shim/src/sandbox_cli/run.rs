@@ -8,6 +8,7 @@ use vmm::hypervisor::select::Choice;
 
 use crate::bundle::load;
 use crate::config::{self, Config, Cpus, Fixed, MemorySize};
+use crate::container::membership;
 use crate::failure::Failure;
 use crate::host_cgroup;
 use crate::host_namespace::join_network;
@@ -80,6 +81,7 @@ pub(super) fn main(arguments: &Arguments) -> Result<u8, Failure> {
         crate::report::show_log();
     }
     let bundle = load::load(&arguments.bundle)?;
+    membership::refuse(&bundle.spec)?;
     if bundle.has_hooks() {
         return Err(anyhow::anyhow!(
             "config.json has hooks, which `sandbox run` does not run; use `runv run`"

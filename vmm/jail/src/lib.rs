@@ -6,6 +6,7 @@
 //! | module | what it confines |
 //! |---|---|
 //! | [`root`] | files: a mount namespace with a new, empty root that holds the plan's binds and nothing else |
+//! | [`tree`] | the same for what such a process gets to see, or loses, while it runs |
 //! | [`fds`] | descriptors: which inherited ones are taken over, all others closed |
 //! | [`process`] | privileges, limits and signals |
 //!
@@ -17,6 +18,7 @@ mod mount_attributes;
 mod plan;
 pub mod process;
 pub mod root;
+pub mod tree;
 mod user_namespace;
 
 pub use mount_attributes::MountAttributes;

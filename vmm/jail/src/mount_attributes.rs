@@ -4,17 +4,23 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
-/// Attributes that a mount gets in addition to those it has.
+/// Attributes that a mount gets or loses; it keeps the others that it has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct MountAttributes(u64);
+pub struct MountAttributes {
+    set: u64,
+    clear: u64,
+}
 
 impl MountAttributes {
     /// No device node on it can be opened, no set-user-id bit on it counts, no file of it can be executed:
     /// all three by processes of the host that reach it through this mount. The bits and nodes themselves can
     /// be stored and removed as on any file system.
-    pub const INERT: Self = Self(libc::MOUNT_ATTR_NODEV | libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NOEXEC);
+    pub const INERT: Self =
+        Self { set: libc::MOUNT_ATTR_NODEV | libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NOEXEC, clear: 0 };
     /// `INERT`, and writes are refused.
-    pub const INERT_READ_ONLY: Self = Self(Self::INERT.0 | libc::MOUNT_ATTR_RDONLY);
+    pub const INERT_READ_ONLY: Self = Self { set: Self::INERT.set | libc::MOUNT_ATTR_RDONLY, clear: 0 };
+    /// Writes are not refused any more.
+    pub(crate) const WRITABLE: Self = Self { set: 0, clear: libc::MOUNT_ATTR_RDONLY };
 
     /// Sets them on `mount` and all mounts below it, or on none: the kernel does it all or nothing.
     ///
@@ -33,8 +39,12 @@ impl MountAttributes {
     }
 
     fn apply(self, mount: impl AsFd, flags: libc::c_int) -> io::Result<()> {
-        let attributes =
-            libc::mount_attr { attr_set: self.0, attr_clr: 0, propagation: libc::MS_PRIVATE, userns_fd: 0 };
+        let attributes = libc::mount_attr {
+            attr_set: self.set,
+            attr_clr: self.clear,
+            propagation: libc::MS_PRIVATE,
+            userns_fd: 0,
+        };
         set(mount, flags, &attributes)
     }
 }

@@ -95,7 +95,7 @@ impl RootPlan {
 }
 
 /// At least one component, all of them names.
-fn is_plain(path: &Path) -> bool {
+pub(crate) fn is_plain(path: &Path) -> bool {
     path.components().next().is_some()
         && path.components().all(|component| matches!(component, Component::Normal(_)))
 }

@@ -65,6 +65,10 @@ pub enum RootError {
     Attach { path: PathBuf, source: io::Error },
     #[error("cannot enter the new root directory")]
     Pivot(#[source] io::Error),
+    #[error("cannot enter the mount namespace of the confined process")]
+    Join(#[source] io::Error),
+    #[error("cannot take {} out of the root directory", path.display())]
+    Detach { path: PathBuf, source: io::Error },
 }
 
 /// A process's own view of `/proc/self/fd` that leads nowhere else: a mount whose root is that directory, so
@@ -86,6 +90,12 @@ pub fn clone_proc_self_fd() -> io::Result<OwnedFd> {
 /// [`RootError`]; the process is then in an undefined place between the two roots and must end. Nothing on the
 /// host has changed.
 pub fn enter(plan: &RootPlan) -> Result<(), RootError> {
+    let root = build(plan)?;
+    change_root(&root).map_err(|error| RootError::Pivot(error.into()))
+}
+
+/// Takes the calling thread into a new mount namespace, upon whose root it mounts what `plan` says.
+pub(crate) fn build(plan: &RootPlan) -> Result<OwnedFd, RootError> {
     plan.validate()?;
     // SAFETY: CLONE_NEWNS does not touch the descriptor table, which is the flag that rustix warns about.
     unsafe { unshare_unsafe(UnshareFlags::NEWNS) }.map_err(|error| RootError::Namespace(error.into()))?;
@@ -103,7 +113,7 @@ pub fn enter(plan: &RootPlan) -> Result<(), RootError> {
     MountAttributes::INERT_READ_ONLY
         .apply_here(&root)
         .map_err(|source| RootError::Restrict { path: "/".into(), source })?;
-    change_root(&root).map_err(|error| RootError::Pivot(error.into()))
+    Ok(root)
 }
 
 /// A source's mounts as a detached, restricted copy, and whether it is a directory.
@@ -178,7 +188,7 @@ fn attach_tmpfs() -> rustix::io::Result<OwnedFd> {
 }
 
 /// Makes `path` and its parents below `root`; returns the last one.
-fn make_directories(root: &OwnedFd, path: &Path) -> Result<OwnedFd, RootError> {
+pub(crate) fn make_directories(root: &OwnedFd, path: &Path) -> Result<OwnedFd, RootError> {
     let failed = |source: Errno| RootError::MakeMountPoint { path: path.into(), source: source.into() };
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let mut current = openat(root, ".", flags, Mode::empty()).map_err(failed)?;

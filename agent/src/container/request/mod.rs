@@ -19,7 +19,7 @@ use agent_protocol::{STREAM_PORT, agent};
 use protobuf::MessageField;
 
 use crate::container::limits::Resources;
-use crate::container::namespaces::Namespaces;
+use crate::container::namespaces::{Joined, Namespaces};
 use crate::process::hooks::Hooks;
 use crate::process::{Confinement, ProcessSpec};
 use crate::rootfs::masks::Masks;
@@ -68,8 +68,10 @@ pub struct ContainerSpec {
     pub hostname: String,
     /// Empty: unchanged.
     pub domainname: String,
-    /// New ones.
+    /// New ones, and those of other containers.
     pub namespaces: Namespaces,
+    /// Those of other containers.
+    pub joined: Vec<Joined>,
     /// Of the user namespace.
     pub identities: Option<IdentityMap>,
     /// Of the time namespace, as `/proc/PID/timens_offsets` takes them.
@@ -134,7 +136,7 @@ impl ContainerSpec {
     pub fn from_request(request: agent::CreateContainerRequest) -> Result<Self, RequestError> {
         let process = required(request.process, "process")?;
         let root = required(request.root, "root")?;
-        let namespaces = namespaces(&request.namespaces)?;
+        let (namespaces, joined) = namespaces(&request.namespaces)?;
         let named = !request.hostname.is_empty() || !request.domainname.is_empty();
         if named && !namespaces.uts {
             return Err(invalid(
@@ -160,6 +162,7 @@ impl ContainerSpec {
             hostname: hostname(request.hostname)?,
             domainname: hostname(request.domainname)?,
             namespaces,
+            joined,
             identities: lives::identities(&request.uid_mappings, &request.gid_mappings, namespaces)?,
             time_offsets: offsets,
             hooks: lives::hooks(request.start_container_hooks, &request.state)?,
@@ -242,29 +245,51 @@ fn socket_of(destination: &str, socket: &agent::UnixSocket) -> Result<HostSocket
     Ok(HostSocket { port: socket.port, mode: socket.mode, uid: socket.uid, gid: socket.gid })
 }
 
-fn namespaces(requested: &[agent::Namespace]) -> Result<Namespaces, RequestError> {
+/// All that are not the guest's, and those of them that are another container's.
+fn namespaces(requested: &[agent::Namespace]) -> Result<(Namespaces, Vec<Joined>), RequestError> {
     use agent::namespace::Kind;
     let mut namespaces = Namespaces::default();
+    let mut joined: Vec<Joined> = Vec::new();
     for namespace in requested {
         if !namespace.path.is_empty() {
             return Err(RequestError::Unsupported(format!("joining the namespace {:?}", namespace.path)));
         }
-        match namespace.kind.enum_value_or_default() {
-            Kind::KIND_MOUNT => {}
-            Kind::KIND_PID => namespaces.pid = true,
-            Kind::KIND_IPC => namespaces.ipc = true,
-            Kind::KIND_UTS => namespaces.uts = true,
-            Kind::KIND_CGROUP => namespaces.cgroup = true,
-            Kind::KIND_NETWORK => namespaces.network = true,
-            Kind::KIND_USER => namespaces.user = true,
-            Kind::KIND_TIME => namespaces.time = true,
-            Kind::KIND_UNSPECIFIED => {
-                let kind = namespace.kind.value().to_string();
-                return Err(RequestError::Unsupported(format!("the namespace of kind {kind}")));
-            }
+        let kind = namespace.kind.enum_value_or_default();
+        add(&mut namespaces, kind)?;
+        if namespace.container_id.is_empty() {
+            continue;
+        }
+        if ![Kind::KIND_PID, Kind::KIND_IPC, Kind::KIND_UTS, Kind::KIND_NETWORK].contains(&kind) {
+            return Err(RequestError::Unsupported(format!("joining a namespace of kind {kind:?}")));
+        }
+        let container = name("container id of a namespace", namespace.container_id.clone())?;
+        let mut one = Joined { container, namespaces: Namespaces::default() };
+        add(&mut one.namespaces, kind)?;
+        joined.push(one);
+    }
+    // It would have no right to enter what is not of its user namespace.
+    if namespaces.user && !joined.is_empty() {
+        return Err(RequestError::Unsupported("joining namespaces with a new user namespace".to_owned()));
+    }
+    Ok((namespaces, joined))
+}
+
+fn add(namespaces: &mut Namespaces, kind: agent::namespace::Kind) -> Result<(), RequestError> {
+    use agent::namespace::Kind;
+    match kind {
+        Kind::KIND_MOUNT => {}
+        Kind::KIND_PID => namespaces.pid = true,
+        Kind::KIND_IPC => namespaces.ipc = true,
+        Kind::KIND_UTS => namespaces.uts = true,
+        Kind::KIND_CGROUP => namespaces.cgroup = true,
+        Kind::KIND_NETWORK => namespaces.network = true,
+        Kind::KIND_USER => namespaces.user = true,
+        Kind::KIND_TIME => namespaces.time = true,
+        Kind::KIND_UNSPECIFIED => {
+            return Err(RequestError::Unsupported("a namespace of unknown kind".to_owned()));
         }
     }
-    Ok(namespaces)
+    Ok(())
 }
 
 fn confinement(
@@ -297,7 +322,12 @@ fn hostname(name: String) -> Result<String, RequestError> {
     Ok(name)
 }
 
-fn share_path(path: String) -> Result<String, RequestError> {
+/// Below the share.
+///
+/// # Errors
+///
+/// [`RequestError`], if it is not below.
+pub fn share_path(path: String) -> Result<String, RequestError> {
     relative("share path", path)
 }
 

@@ -2,8 +2,9 @@
 //!
 //! The binds are inert (see `jail::root`): the guest can store device nodes and set-user-id bits, as a
 //! container's root can under runc, but this process, tricked into opening or executing one, gets an error from
-//! the host's kernel. What is exported is fixed when the process starts: a mount that the host makes below an
-//! export later does not appear.
+//! the host's kernel. A mount that the host makes below an export later does not appear. The shim may add
+//! exports while the process runs, and take them away again, in this process's mount namespace (`jail::tree`): they are
+//! found below [`ROOT`] when the guest asks for them by a name that was never there before.
 
 use std::path::{Path, PathBuf};
 

@@ -1,0 +1,301 @@
+//! Containers in one machine: what they share and what not, whose end is whose, and nothing left of one that is gone.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::os::unix::net::UnixListener;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use e2e::{Bundle, Census, Deadline, Runtime, alone, together};
+use serde_json::{Value, json};
+
+/// Runs until it is told to end, which it does with status 3.
+const UNTIL_TERM: &str = "trap 'exit 3' TERM; echo started; while :; do sleep 0.1; done";
+
+/// What the containers of a pod share by default.
+const POD: &[&str] = &["ipc", "uts", "network"];
+
+/// A bundle whose container joins namespaces of another's process.
+fn joining(script: &str, pid: &str, kinds: &[&str]) -> Result<Bundle> {
+    Bundle::shell(script)?.edit(|spec| {
+        let listed = spec["linux"]["namespaces"].as_array().cloned().unwrap_or_default();
+        let is_joined = |one: &Value| kinds.iter().any(|kind| one["type"] == *kind);
+        let mut listed: Vec<Value> = listed.into_iter().filter(|one| !is_joined(one)).collect();
+        for kind in kinds {
+            let name = if *kind == "network" { "net" } else { kind };
+            listed.push(json!({ "type": kind, "path": format!("/proc/{pid}/ns/{name}") }));
+        }
+        spec["linux"]["namespaces"] = Value::Array(listed);
+        spec["hostname"] = Value::Null;
+    })
+}
+
+/// What a command in a container writes.
+fn output(runv: &Runtime<'_>, id: &str, command: &[&str]) -> Result<String> {
+    let arguments: Vec<&str> = ["exec", id].iter().chain(command).copied().collect();
+    Ok(runv.call(&arguments)?.expect(0)?.stdout)
+}
+
+fn namespace(runv: &Runtime<'_>, id: &str, name: &str) -> Result<String> {
+    output(runv, id, &["readlink", &format!("/proc/self/ns/{name}")])
+}
+
+/// The guest's.
+fn boot_id(runv: &Runtime<'_>, id: &str) -> Result<String> {
+    output(runv, id, &["cat", "/proc/sys/kernel/random/boot_id"])
+}
+
+#[test]
+fn a_second_container_joins_the_machine_of_the_first_by_its_namespaces() -> Result<()> {
+    let _order = together();
+    let bundle = Bundle::shell(UNTIL_TERM)?;
+    let runv = Runtime::new(&bundle)?;
+    runv.run_detached("infra")?;
+    let script = "hostname; cat /proc/1/comm; echo x >/written; read line || exit 4";
+    let other = joining(script, &runv.read("pid"), POD)?;
+    let member = Runtime::with_root_of(&runv, &other);
+    member.run_detached("app")?;
+    member.wait_for_status("app", "stopped")?;
+    assert_eq!((member.read("out").as_str(), member.read("err").as_str()), ("runc\nsh\n", ""));
+    assert!(other.rootfs().join("written").exists());
+    assert!(!bundle.rootfs().join("written").exists());
+    member.call(&["delete", "app"])?.expect(0)?;
+    assert_eq!(runv.state("infra")?["status"], "running");
+    Ok(())
+}
+
+#[test]
+fn namespaces_that_are_named_are_shared_and_the_others_are_not() -> Result<()> {
+    let _order = together();
+    let bundle = Bundle::shell(UNTIL_TERM)?;
+    let runv = Runtime::new(&bundle)?;
+    runv.run_detached("infra")?;
+    let pid = runv.read("pid");
+    let pod = joining(UNTIL_TERM, &pid, POD)?;
+    let app = Runtime::with_root_of(&runv, &pod);
+    app.run_detached("app")?;
+    // By the process of a member, too.
+    let debug = joining(UNTIL_TERM, &app.read("pid"), &["pid"])?;
+    let debugger = Runtime::with_root_of(&runv, &debug);
+    debugger.run_detached("debug")?;
+    let boot = boot_id(&runv, "infra")?;
+    for id in ["app", "debug"] {
+        assert_eq!(boot_id(&runv, id)?, boot, "{id}");
+    }
+    for name in ["ipc", "uts", "net", "pid", "mnt", "cgroup"] {
+        let [infra, app, debug] = ["infra", "app", "debug"].map(|id| namespace(&runv, id, name));
+        let (infra, app, debug) = (infra?, app?, debug?);
+        assert_eq!(infra == app, ["ipc", "uts", "net"].contains(&name), "{name}");
+        assert_eq!(app == debug, name == "pid", "{name}");
+    }
+    Ok(())
+}
+
+#[test]
+fn what_is_done_to_one_container_is_done_to_it_alone() -> Result<()> {
+    let _order = together();
+    let bundle = Bundle::shell(UNTIL_TERM)?;
+    let runv = Runtime::new(&bundle)?;
+    runv.run_detached("infra")?;
+    let other = joining(UNTIL_TERM, &runv.read("pid"), POD)?.edit(|spec| {
+        spec["linux"]["resources"] = json!({ "pids": { "limit": 33 } });
+    })?;
+    let member = Runtime::with_root_of(&runv, &other);
+    member.run_detached("app")?;
+    member.wait_for_text("out", "started")?;
+
+    assert_eq!(output(&runv, "app", &["cat", "/sys/fs/cgroup/pids.max"])?, "33\n");
+    assert_eq!(output(&runv, "infra", &["cat", "/sys/fs/cgroup/pids.max"])?, "max\n");
+    runv.call(&["update", "--pids-limit", "44", "app"])?.expect(0)?;
+    assert_eq!(output(&runv, "app", &["cat", "/sys/fs/cgroup/pids.max"])?, "44\n");
+    assert_eq!(output(&runv, "infra", &["cat", "/sys/fs/cgroup/pids.max"])?, "max\n");
+
+    runv.call(&["pause", "app"])?.expect(0)?;
+    assert_eq!(runv.state("app")?["status"], "paused");
+    runv.call(&["exec", "app", "true"])?.expect(255)?;
+    output(&runv, "infra", &["true"])?;
+    runv.call(&["resume", "app"])?.expect(0)?;
+
+    let listed = runv.call(&["ps", "app"])?.expect(0)?.stdout;
+    ensure!(listed.matches("trap").count() == 1, "{listed}");
+    let stats = runv.call(&["events", "--stats", "app"])?.expect(0)?.stdout;
+    let stats: Value = serde_json::from_str(&stats).context("no JSON")?;
+    assert_eq!((&stats["id"], &stats["data"]["pids"]["limit"]), (&"app".into(), &44.into()));
+
+    runv.call(&["kill", "--all", "app", "KILL"])?.expect(0)?;
+    runv.wait_for_status("app", "stopped")?;
+    output(&runv, "infra", &["true"])?;
+    runv.call(&["kill", "infra", "TERM"])?.expect(0)?;
+    runv.wait_for_status("infra", "stopped")?;
+    Ok(())
+}
+
+/// Host paths that the device process of a container's machine has in its share, and descriptors that it has open.
+fn shared(runv: &Runtime<'_>, id: &str) -> Result<(usize, usize)> {
+    let record = fs::read(runv.root().join(id).join("state.json")).context("state.json")?;
+    let record: Value = serde_json::from_slice(&record)?;
+    let devices = record["children"][1]["pid"].as_u64().context("no device process")?;
+    let mounts = fs::read_to_string(format!("/proc/{devices}/mountinfo"))?;
+    let members = mounts.lines().filter(|line| line.contains("/share/members/")).count();
+    Ok((members, fs::read_dir(format!("/proc/{devices}/fd"))?.count()))
+}
+
+#[test]
+fn a_member_that_is_gone_leaves_nothing_in_the_machine_however_it_ended() -> Result<()> {
+    let _order = alone();
+    let before = Census::take()?;
+    {
+        let bundle = Bundle::shell(UNTIL_TERM)?;
+        let runv = Runtime::new(&bundle)?;
+        runv.run_detached("infra")?;
+        output(&runv, "infra", &["true"])?;
+        let (_, open) = shared(&runv, "infra")?;
+        let other = joining(UNTIL_TERM, &runv.read("pid"), POD)?;
+        let member = Runtime::with_root_of(&runv, &other);
+        for end in ["signal", "force", "monitor"] {
+            member.run_detached("app")?;
+            member.wait_for_text("out", "started")?;
+            ensure!(shared(&runv, "infra")?.0 >= 2, "nothing is shared");
+            match end {
+                "signal" => {
+                    member.call(&["kill", "app", "TERM"])?.expect(0)?;
+                    member.wait_for_status("app", "stopped")?;
+                    assert_eq!(shared(&runv, "infra")?.0, 0, "before the container's process ends");
+                }
+                "force" => {}
+                _ => {
+                    std::process::Command::new("kill").args(["-9", &member.read("pid")]).status()?;
+                    member.wait_for_status("app", "stopped")?;
+                }
+            }
+            member.call(&["delete", "--force", "app"])?.expect(0)?;
+            assert_eq!(shared(&runv, "infra")?.0, 0, "{end}");
+            assert_eq!(output(&runv, "infra", &["true"])?, "", "{end}");
+            // The guest lets go of what it knew by messages of its own.
+            Deadline::generous()?.wait_for("the device process to close all files", || {
+                Ok((shared(&runv, "infra")?.1 <= open).then_some(()))
+            })?;
+        }
+        runv.call(&["delete", "--force", "infra"])?.expect(0)?;
+    }
+    before.restored(Deadline::after(Duration::from_secs(2))?)
+}
+
+#[test]
+fn members_outlive_the_container_for_which_the_machine_was_made() -> Result<()> {
+    let _order = together();
+    let bundle = Bundle::shell(UNTIL_TERM)?;
+    let runv = Runtime::new(&bundle)?;
+    runv.run_detached("infra")?;
+    runv.wait_for_text("out", "started")?;
+    let other = joining(UNTIL_TERM, &runv.read("pid"), POD)?;
+    let member = Runtime::with_root_of(&runv, &other);
+    member.run_detached("app")?;
+    member.wait_for_text("out", "started")?;
+    runv.call(&["kill", "infra", "TERM"])?.expect(0)?;
+    Deadline::generous()?.wait_for("the end of the first container", || {
+        Ok((runv.call(&["exec", "infra", "true"])?.code != 0).then_some(()))
+    })?;
+    output(&runv, "app", &["true"])?;
+    assert_eq!(runv.state("infra")?["status"], "running");
+    let late = joining(UNTIL_TERM, &runv.read("pid"), POD)?;
+    // Kept: dropped, it deletes what is in the root.
+    let late = Runtime::with_root_of(&runv, &late);
+    let refused = late.leave(&["create", "late"])?;
+    refused.refused("the container for which the sandbox was made has ended")?;
+    member.call(&["kill", "app", "TERM"])?.expect(0)?;
+    member.wait_for_status("app", "stopped")?;
+    runv.wait_for_status("infra", "stopped")?;
+    Ok(())
+}
+
+#[test]
+fn the_end_of_the_machine_ends_its_members_with_an_error_that_says_so() -> Result<()> {
+    let _order = together();
+    for end in ["container", "machine"] {
+        let bundle = Bundle::shell(UNTIL_TERM)?;
+        let runv = Runtime::new(&bundle)?;
+        runv.run_detached("infra")?;
+        let other = joining(UNTIL_TERM, &runv.read("pid"), POD)?;
+        let member = Runtime::with_root_of(&runv, &other);
+        member.leave(&["--log", "log", "create", "--pid-file", "pid", "app"])?.expect(0)?;
+        member.call(&["start", "app"])?.expect(0)?;
+        member.wait_for_text("out", "started")?;
+        match end {
+            "container" => {
+                runv.call(&["kill", "infra", "KILL"])?.expect(0)?;
+                // The second one is for what lives on.
+                Deadline::generous()?.wait_for("the container's end", || {
+                    Ok((runv.call(&["exec", "infra", "true"])?.code != 0).then_some(()))
+                })?;
+                runv.call(&["kill", "infra", "KILL"])?.expect(0)?;
+            }
+            _ => {
+                let status = std::process::Command::new("kill").args(["-9", &runv.read("pid")]).status()?;
+                ensure!(status.success(), "kill failed");
+            }
+        }
+        member.wait_for_status("app", "stopped")?;
+        member.wait_for_text("log", "container infra, in whose sandbox this one is, has ended")?;
+        member.call(&["delete", "app"])?.expect(0)?;
+        runv.wait_for_status("infra", "stopped")?;
+        let late = member.leave(&["create", "late"])?;
+        late.refused("(ipc) names, has stopped")?;
+        runv.call(&["delete", "infra"])?.expect(0)?;
+    }
+    Ok(())
+}
+
+#[test]
+fn binds_are_the_members_own_read_only_ones_and_sockets_too() -> Result<()> {
+    let _order = together();
+    let bundle = Bundle::shell(UNTIL_TERM)?;
+    let runv = Runtime::new(&bundle)?;
+    runv.run_detached("infra")?;
+    let script = "cat /data/file /etc/note; echo no >/data/new; echo yes >/out/new
+        echo question | probe connect /run/host.sock";
+    let other = joining(script, &runv.read("pid"), POD)?;
+    let (data, out) = (other.host_directory("data")?, other.host_directory("writable")?);
+    fs::write(data.join("file"), "data\n")?;
+    fs::write(other.path().join("note"), "note\n")?;
+    let text = |path: &Path| path.to_string_lossy().into_owned();
+    let note = text(&other.path().join("note"));
+    let socket = other.path().join("server.sock");
+    let server = UnixListener::bind(&socket)?;
+    // Ends with the test.
+    std::thread::spawn(move || {
+        for mut connection in server.incoming().flatten() {
+            let mut text = Vec::new();
+            let _ = connection.read_to_end(&mut text).and_then(|_| connection.write_all(&text));
+        }
+    });
+    let other = other
+        .mount("bind", &text(&data), "/data", &["bind", "ro"])?
+        .mount("bind", &text(&out), "/out", &["bind"])?
+        .mount("bind", &note, "/etc/note", &["bind", "ro"])?
+        .mount("bind", &text(&socket), "/run/host.sock", &["bind"])?;
+    let member = Runtime::with_root_of(&runv, &other);
+    member.run_detached("app")?;
+    member.wait_for_status("app", "stopped")?;
+    assert_eq!(member.read("out"), "data\nnote\nquestion\n", "{}", member.read("err"));
+    ensure!(member.read("err").contains("Read-only file system"), "{:?}", member.read("err"));
+    assert_eq!(fs::read_to_string(out.join("new"))?, "yes\n");
+    assert!(!data.join("new").exists());
+    Ok(())
+}
+
+#[test]
+fn a_namespace_of_the_host_is_refused_by_its_field() -> Result<()> {
+    let _order = together();
+    let own = std::process::id().to_string();
+    for kind in ["ipc", "uts", "pid"] {
+        let bundle = joining(UNTIL_TERM, &own, &[kind])?;
+        let runv = Runtime::new(&bundle)?;
+        let refused =
+            runv.leave(&["create", "c1"])?.refused(&format!("({kind}): its path leads to no container"))?;
+        ensure!(refused.stderr.contains("linux.namespaces["), "{refused:?}");
+        assert_eq!(fs::read_dir(runv.root())?.count(), 0);
+    }
+    Ok(())
+}
