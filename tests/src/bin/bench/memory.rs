@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::Stdio;
 
 use anyhow::{Context, Result};
-use e2e::{Bundle, Process, Role};
+use e2e::{Process, Role};
 use rustix::process::Pid;
 
 use crate::report::Measurement;
@@ -49,9 +49,6 @@ fn held(process: &Process) -> Result<Held> {
     Ok(held)
 }
 
-/// Sandboxes that are there at once to see what one more takes.
-const SANDBOXES: u8 = 4;
-
 /// KiB that the host could give to new programs: the page cache, which all sandboxes share, counts as free.
 fn available() -> Result<f64> {
     let text = fs::read_to_string("/proc/meminfo").context("cannot read /proc/meminfo")?;
@@ -60,31 +57,14 @@ fn available() -> Result<f64> {
         .context("no MemAvailable in /proc/meminfo")
 }
 
-/// What a sandbox takes from the host with all that it makes the kernel hold, in KiB: the mean of several.
-fn taken(bundle: &Bundle) -> Result<f64> {
-    let before = available()?;
-    let mut children = Vec::new();
-    for _ in 0..SANDBOXES {
-        let mut child =
-            Runtime::Sandbox.run(bundle)?.stdout(Stdio::piped()).spawn().context("cannot run sandbox")?;
-        let mut stdout = child.stdout.take().context("no stdout")?;
-        stdout.read_exact(&mut [0]).context("the workload wrote nothing")?;
-        children.push((child, stdout));
-    }
-    let taken = (before - available()?) / f64::from(SANDBOXES);
-    for (mut child, _) in children {
-        child.kill().context("cannot kill sandbox")?;
-        child.wait().context("cannot wait")?;
-    }
-    Ok(taken)
-}
-
 pub(crate) fn measure(guests: &Path) -> Result<Vec<Measurement>> {
     let bundle = runtime::bundle(&guests.join("idle"))?;
+    let before = available()?;
     let mut child =
         Runtime::Sandbox.run(&bundle)?.stdout(Stdio::piped()).spawn().context("cannot run sandbox")?;
     let mut byte = [0];
     child.stdout.take().context("no stdout")?.read_exact(&mut byte).context("the workload wrote nothing")?;
+    let taken = before - available()?;
 
     let pid = Pid::from_raw(child.id().cast_signed()).context("process id 0")?;
     let mut parts = BTreeMap::new();
@@ -100,7 +80,6 @@ pub(crate) fn measure(guests: &Path) -> Result<Vec<Measurement>> {
     child.kill().context("cannot kill sandbox")?;
     child.wait().context("cannot wait")?;
 
-    let taken = taken(&bundle)?;
     let of = |name: &str| parts.get(name).copied().with_context(|| format!("no process {name}"));
     let (vmm, devices, shim) = (of("VMM")?, of("devices")?, of("shim")?);
     Ok(vec![
@@ -118,7 +97,7 @@ pub(crate) fn measure(guests: &Path) -> Result<Vec<Measurement>> {
         Measurement::new("B10", "  shim, anonymous", shim.anonymous, "KiB"),
         Measurement::new("B10", "  guest memory touched", vmm.guest.max(devices.guest), "KiB")
             .peer("Firecracker at PID 1 (quoted)", 19900.0),
-        Measurement::new("B10", "one idle sandbox more, of the host's memory in all", taken, "KiB")
+        Measurement::new("B10", "an idle sandbox, of the host's memory in all", taken, "KiB")
             .peer("runc (quoted)", 4200.0)
             .peer("gVisor (quoted)", 24_300.0)
             .peer("Kata (quoted)", 126_000.0),
