@@ -11,7 +11,7 @@ use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::time::Instant;
 
-use vmm::config::VmConfig;
+use vmm::config::{GuestFile, VmConfig};
 use vmm::hypervisor::Hypervisor;
 use vmm::hypervisor::builtin::Builtin;
 
@@ -28,8 +28,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut vm = driver.start(VmConfig {
         cpus,
         memory_mib,
-        kernel,
-        initrd,
+        kernel: GuestFile::open(kernel)?,
+        initrd: GuestFile::open(initrd)?,
         verbose_console: !kernel_parameters.iter().any(|parameter| parameter == "quiet"),
         kernel_parameters,
         console: std::io::stdout().as_fd().try_clone_to_owned()?,

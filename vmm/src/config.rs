@@ -1,5 +1,7 @@
 //! What a virtual machine is made of, the same for every driver.
 
+use std::fs::File;
+use std::io;
 use std::num::NonZeroU8;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
@@ -17,9 +19,9 @@ pub struct VmConfig {
     /// Guest memory in MiB, at least [`MIN_MEMORY_MIB`].
     pub memory_mib: u32,
     /// Uncompressed ELF kernel.
-    pub kernel: PathBuf,
+    pub kernel: GuestFile,
     /// Initial RAM disk whose `/init` is the agent.
-    pub initrd: PathBuf,
+    pub initrd: GuestFile,
     /// Appended to the driver's own kernel command line. Each is one word without white space.
     pub kernel_parameters: Vec<String>,
     /// Kernel messages down to debug level go to the console.
@@ -31,6 +33,39 @@ pub struct VmConfig {
     /// The guest has a virtio-balloon of the driver's own, which gives the memory that it frees back to the host. Only
     /// `qemu` has one; for another driver it is one of `devices`.
     pub own_balloon: bool,
+}
+
+/// A regular file that the guest is booted from. It is open, so that what was checked is what is booted, whatever
+/// becomes of its name.
+#[derive(Debug)]
+pub struct GuestFile {
+    /// Its name, for errors.
+    pub path: PathBuf,
+    /// The file itself.
+    pub file: File,
+}
+
+impl GuestFile {
+    /// Opens the file of that name.
+    ///
+    /// # Errors
+    /// Those of open(2), and what is no regular file.
+    pub fn open(path: impl Into<PathBuf>) -> io::Result<Self> {
+        let path = path.into();
+        let file = File::open(&path)?;
+        Self::new(path, file)
+    }
+
+    /// A file that is open for reading.
+    ///
+    /// # Errors
+    /// When it is no regular file.
+    pub fn new(path: PathBuf, file: File) -> io::Result<Self> {
+        if !file.metadata()?.is_file() {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file"));
+        }
+        Ok(Self { path, file })
+    }
 }
 
 /// Whether `word` can stand on a kernel command line as one parameter: printable ASCII, without a quote, which would

@@ -18,7 +18,7 @@ const FIELDS: &[&str] = &[
     "linux.netDevices",
     "linux.intelRdt",
     "linux.memoryPolicy",
-    "vm",
+    "vm.hwConfig",
 ];
 
 /// Refuses what would change the meaning of the bundle if it were ignored.

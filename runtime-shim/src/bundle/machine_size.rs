@@ -3,18 +3,15 @@
 //! In this order: what the command line says (`sandbox run --memory`); what an annotation of the bundle says, if the
 //! administrator allows it; what the bundle's limits need; what the configuration says for bundles without limits.
 
-use std::fmt;
 use std::num::NonZeroU8;
 
 use agent_protocol::agent as proto;
 use oci_spec::runtime::Spec;
 use vmm::config::MIN_MEMORY_MIB;
 
+use super::annotations::Annotations;
 use super::limits::{self, LimitError};
-use crate::config::{Annotation, Config, Cpus, MAX_MEMORY_MIB, MemorySize, RootfsUpper};
-
-/// Annotations of this runtime begin with it.
-const PREFIX: &str = "io.runv.";
+use crate::config::{Config, Cpus, MAX_MEMORY_MIB, RootfsUpper};
 
 /// What a guest needs besides the memory of its container: kernel, agent, and what the kernel keeps free. Measured
 /// as the difference between the machine's memory and what a container could get of it: 36 MiB of 128, 46 of 512,
@@ -43,25 +40,9 @@ pub(crate) struct Host {
     pub(crate) cpus: u32,
 }
 
-/// An annotation that cannot be followed, or a limit.
+/// A size that cannot be.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum SizeError {
-    /// Not one that there is.
-    #[error("annotation {PREFIX}{0} is not supported")]
-    Unknown(String),
-    /// The administrator does not want it.
-    #[error(
-        "annotation {PREFIX}{0} is not allowed here; the key allow_annotations of the configuration can allow it"
-    )]
-    NotAllowed(Annotation),
-    /// Its value.
-    #[error("annotation {PREFIX}{annotation}: {reason}")]
-    Value {
-        /// Which.
-        annotation: Annotation,
-        /// What is wrong.
-        reason: String,
-    },
     /// The tmpfs for the root file system's writes.
     #[error(
         "a tmpfs of {mib} MiB for the root file system's writes does not fit in the container's memory of \
@@ -79,8 +60,12 @@ pub(crate) enum SizeError {
 }
 
 /// The size of the machine for `spec`.
-pub(crate) fn machine_size(spec: &Spec, config: &Config, host: Host) -> Result<MachineSize, SizeError> {
-    let annotations = Annotations::read(spec, config)?;
+pub(crate) fn machine_size(
+    spec: &Spec,
+    annotations: &Annotations,
+    config: &Config,
+    host: Host,
+) -> Result<MachineSize, SizeError> {
     let resources = spec.linux().as_ref().and_then(|linux| linux.resources().as_ref());
     let limits = resources.map_or(Ok(proto::Resources::default()), limits::of_update)?;
     let upper = annotations.rootfs_upper.unwrap_or(config.rootfs_upper);
@@ -108,39 +93,6 @@ fn rootfs_upper_mib(
         return Err(SizeError::RootfsUpper { mib, memory_mib });
     }
     Ok(Some(mib))
-}
-
-#[derive(Default)]
-struct Annotations {
-    memory: Option<MemorySize>,
-    cpus: Option<Cpus>,
-    rootfs_upper: Option<RootfsUpper>,
-}
-
-impl Annotations {
-    fn read(spec: &Spec, config: &Config) -> Result<Self, SizeError> {
-        let mut read = Self::default();
-        let mut all: Vec<(&String, &String)> = spec.annotations().iter().flatten().collect();
-        all.sort_unstable();
-        for (name, value) in all {
-            let Some(name) = name.strip_prefix(PREFIX) else { continue };
-            let annotation =
-                Annotation::from_name(name).ok_or_else(|| SizeError::Unknown(name.to_owned()))?;
-            if !config.allow_annotations.contains(&annotation) {
-                return Err(SizeError::NotAllowed(annotation));
-            }
-            let refuse =
-                |error: &dyn fmt::Display| SizeError::Value { annotation, reason: error.to_string() };
-            match annotation {
-                Annotation::Memory => read.memory = Some(value.parse().map_err(|error| refuse(&error))?),
-                Annotation::Cpus => read.cpus = Some(value.parse().map_err(|error| refuse(&error))?),
-                Annotation::RootfsUpper => {
-                    read.rootfs_upper = Some(value.parse().map_err(|error| refuse(&error))?);
-                }
-            }
-        }
-        Ok(read)
-    }
 }
 
 /// The last value of a file of the cgroup: that of `unified` comes last.
@@ -187,7 +139,8 @@ mod tests {
 
     fn size_with(spec: &Value, config: &Config) -> Result<(u32, u8), String> {
         let spec: Spec = serde_json::from_value(spec.clone()).unwrap();
-        let size = machine_size(&spec, config, HOST).map_err(|error| error.to_string())?;
+        let annotations = Annotations::read(&spec, config).map_err(|error| error.to_string())?;
+        let size = machine_size(&spec, &annotations, config, HOST).map_err(|error| error.to_string())?;
         Ok((size.memory_mib, size.cpus.get()))
     }
 
@@ -242,7 +195,11 @@ mod tests {
             "annotations": {"io.runv.memory": "1G", "io.runv.cpus": "3", "io.example": "x"}
         });
         assert_eq!(size_with(&spec, &Config::default()), Ok((1024, 3)));
-        let fixed = Fixed { memory: Some("128M".parse().unwrap()), cpus: Some("2".parse().unwrap()) };
+        let fixed = Fixed {
+            memory: Some("128M".parse().unwrap()),
+            cpus: Some("2".parse().unwrap()),
+            ..Fixed::default()
+        };
         assert_eq!(size_with(&spec, &Config { fixed, ..Config::default() }), Ok((128, 2)));
         let config =
             Config { memory: "2G".parse().unwrap(), cpus: "2".parse().unwrap(), ..Config::default() };
@@ -256,7 +213,9 @@ mod tests {
                 "linux": {"resources": resources}, "annotations": {"io.runv.rootfs_upper": value}
             }))
             .unwrap();
-            let size = machine_size(&spec, &Config::default(), HOST);
+            let config = Config::default();
+            let annotations = Annotations::read(&spec, &config).unwrap();
+            let size = machine_size(&spec, &annotations, &config, HOST);
             size.map(|size| size.rootfs_upper_mib).map_err(|error| error.to_string())
         };
         let limit = json!({"memory": {"limit": 512 << 20}});
@@ -268,26 +227,6 @@ mod tests {
         assert!(upper("tmpfs:1G", json!({})).unwrap_err().contains("memory of 256 MiB"));
         assert_eq!(upper("tmpfs", json!({"memory": {"limit": 1_u64 << 40}})), Ok(Some(4096)));
         let config = Config { rootfs_upper: "tmpfs:9M".parse().unwrap(), ..Config::default() };
-        assert_eq!(machine_size(&Spec::default(), &config, HOST).unwrap().rootfs_upper_mib, Some(9));
-    }
-
-    #[test]
-    fn annotations_that_cannot_be_followed_are_named() {
-        let forbidding = Config { allow_annotations: vec![Annotation::Cpus], ..Config::default() };
-        for (name, value, config, expected) in [
-            ("io.runv.memory", "1G", &forbidding, "annotation io.runv.memory is not allowed here"),
-            ("io.runv.memory", "lots", &Config::default(), "annotation io.runv.memory: `lots` is no size"),
-            ("io.runv.cpus", "0", &Config::default(), "annotation io.runv.cpus: 0 is no number of vCPUs"),
-            (
-                "io.runv.rootfs_upper",
-                "disk",
-                &Config::default(),
-                "annotation io.runv.rootfs_upper: `disk` is no place",
-            ),
-            ("io.runv.colour", "red", &Config::default(), "annotation io.runv.colour is not supported"),
-        ] {
-            let error = size_with(&json!({"annotations": {name: value}}), config).unwrap_err();
-            assert!(error.starts_with(expected), "{error}");
-        }
+        assert_eq!(machine_size(&Spec::default(), &Annotations::default(), &config, HOST).unwrap().rootfs_upper_mib, Some(9));
     }
 }

@@ -3,6 +3,7 @@
 //!
 //! Nothing in here changes the host, and nothing has been started when something in here fails.
 
+pub(crate) mod annotations;
 pub(crate) mod cpu_set;
 pub(crate) mod default_spec;
 pub(crate) mod device_binds;
@@ -10,8 +11,10 @@ pub(crate) mod device_rules;
 pub(crate) mod devices;
 pub(crate) mod fields;
 pub(crate) mod id_map;
+mod kernel_words;
 pub(crate) mod limits;
 pub(crate) mod load;
+pub(crate) mod machine_parts;
 pub(crate) mod machine_size;
 pub(crate) mod mounts;
 pub(crate) mod namespaces;
@@ -25,3 +28,4 @@ pub(crate) mod to_agent;
 pub(crate) mod to_vm;
 pub(crate) mod validate;
 pub(crate) mod version;
+pub(crate) mod vm_section;

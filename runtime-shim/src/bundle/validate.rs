@@ -12,6 +12,7 @@ use super::place::Joined;
 use super::rights::{self, RightsError};
 use super::seccomp::{self, SeccompError};
 use super::sysctl::{self, SysctlError};
+use super::vm_section::{self, VmSectionError};
 use super::{mounts, to_agent, version};
 
 /// What the specification forbids. Fields are spelt as it spells them.
@@ -96,6 +97,9 @@ pub(crate) enum SpecError {
     /// A kernel parameter.
     #[error(transparent)]
     Sysctl(#[from] SysctlError),
+    /// The machine.
+    #[error(transparent)]
+    VmSection(#[from] VmSectionError),
 }
 
 /// Checks all of it; the first error counts.
@@ -121,6 +125,7 @@ pub(crate) fn check(spec: &Spec) -> Result<(), SpecError> {
     if spec.annotations().iter().flatten().any(|(key, _)| key.is_empty()) {
         return Err(SpecError::AnnotationKey);
     }
+    vm_section::check(spec)?;
     Ok(sysctl::check(spec)?)
 }
 

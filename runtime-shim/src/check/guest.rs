@@ -1,14 +1,15 @@
 //! The parts of the installation: programs, guest kernel, initrd.
 
 use std::error::Error;
-use std::fs::File;
 use std::io::{self, BufReader, Read};
-use std::path::Path;
+
+use vmm::config::GuestFile;
 
 use super::Finding;
+use crate::bundle::machine_parts::ChosenFile;
 use crate::config::Config;
 use crate::report::chain;
-use crate::sandbox::guest_files;
+use crate::sandbox::guest_files::GuestFiles;
 use crate::sandbox::installation::Installation;
 
 const INSTALL: &str = "run `make install`, or start the `sandbox` of the build folder";
@@ -23,7 +24,8 @@ pub(super) fn check(config: &Config, installation: &Installation) -> [Finding; 4
         Ok(path) => Finding::ok("vmm", path.display().to_string()),
         Err(error) => Finding::warn("vmm", cause(&error), INSTALL),
     };
-    [devices, vmm, kernel(config, installation), initrd(config, installation)]
+    let files = GuestFiles { installation, directories: &[] };
+    [devices, vmm, kernel(config, files), initrd(config, files)]
 }
 
 /// An error without the remedy that its text may end with: a finding has its own.
@@ -32,9 +34,11 @@ fn cause(error: &dyn Error) -> String {
     text.split("; ").next().unwrap_or_default().to_owned()
 }
 
-fn kernel(config: &Config, installation: &Installation) -> Finding {
-    let found = guest_files::kernel(config, installation).map_err(|error| chain(&error)).and_then(|path| {
-        describe_kernel(&path).map_err(|error| format!("cannot read {}: {error}", path.display()))
+fn kernel(config: &Config, files: GuestFiles<'_>) -> Finding {
+    let chosen = config.kernel.as_deref().map(ChosenFile::by_operator);
+    let found = files.kernel(chosen.as_ref()).map_err(|error| chain(&error)).and_then(|kernel| {
+        let path = kernel.path.display().to_string();
+        describe_kernel(&kernel).map_err(|error| format!("cannot read {path}: {error}"))
     });
     match found {
         Ok(found) => Finding::ok("kernel", found),
@@ -42,19 +46,20 @@ fn kernel(config: &Config, installation: &Installation) -> Finding {
     }
 }
 
-fn describe_kernel(path: &Path) -> io::Result<String> {
-    let release = release_in(BufReader::new(File::open(path)?))?;
+fn describe_kernel(kernel: &GuestFile) -> io::Result<String> {
+    let release = release_in(BufReader::new(&kernel.file))?;
     Ok(format!(
         "{}, {}",
-        path.display(),
+        kernel.path.display(),
         release.map_or("of unknown release".into(), |r| format!("Linux {r}"))
     ))
 }
 
-fn initrd(config: &Config, installation: &Installation) -> Finding {
-    let size = |path: &Path| path.metadata().map_or(0, |metadata| metadata.len());
-    match guest_files::initrd(config, installation) {
-        Ok(path) => Finding::ok("initrd", format!("{}, {} KiB", path.display(), size(&path) >> 10)),
+fn initrd(config: &Config, files: GuestFiles<'_>) -> Finding {
+    let chosen = config.initrd.as_deref().map(ChosenFile::by_operator);
+    let size = |file: &GuestFile| file.file.metadata().map_or(0, |metadata| metadata.len());
+    match files.initrd(chosen.as_ref()) {
+        Ok(file) => Finding::ok("initrd", format!("{}, {} KiB", file.path.display(), size(&file) >> 10)),
         Err(error) => Finding::fail("initrd", cause(&error), BUILD),
     }
 }

@@ -4,6 +4,9 @@ use std::fmt;
 
 use serde::Deserialize;
 
+/// Annotations of this runtime begin with it.
+pub(crate) const PREFIX: &str = "io.runv.";
+
 /// One of them, named as the key of the configuration that it overrides.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -14,18 +17,37 @@ pub(crate) enum Annotation {
     Cpus,
     /// `io.runv.rootfs_upper`
     RootfsUpper,
+    /// `io.runv.hypervisor`
+    Hypervisor,
+    /// `io.runv.kernel`
+    Kernel,
+    /// `io.runv.initrd`
+    Initrd,
+    /// `io.runv.kernel_parameters`
+    KernelParameters,
 }
 
 impl Annotation {
+    /// All that there are.
+    pub(crate) const ALL: [Self; 7] = [
+        Self::Memory,
+        Self::Cpus,
+        Self::RootfsUpper,
+        Self::Hypervisor,
+        Self::Kernel,
+        Self::Initrd,
+        Self::KernelParameters,
+    ];
+
     /// Those that an administrator who says nothing allows: they cost no more than limits do, which a bundle may set
-    /// anyway.
-    pub(crate) fn all() -> Vec<Self> {
+    /// anyway. The others choose what runs, and on what.
+    pub(crate) fn allowed_by_default() -> Vec<Self> {
         vec![Self::Memory, Self::Cpus, Self::RootfsUpper]
     }
 
-    /// By what follows `io.runv.`.
+    /// By what follows the prefix.
     pub(crate) fn from_name(name: &str) -> Option<Self> {
-        Self::all().into_iter().find(|annotation| annotation.name() == name)
+        Self::ALL.into_iter().find(|annotation| annotation.name() == name)
     }
 
     fn name(self) -> &'static str {
@@ -33,6 +55,10 @@ impl Annotation {
             Self::Memory => "memory",
             Self::Cpus => "cpus",
             Self::RootfsUpper => "rootfs_upper",
+            Self::Hypervisor => "hypervisor",
+            Self::Kernel => "kernel",
+            Self::Initrd => "initrd",
+            Self::KernelParameters => "kernel_parameters",
         }
     }
 }

@@ -54,7 +54,7 @@ pub(crate) fn load(file: Option<&Path>) -> Result<Config, LoadError> {
 fn parse(path: &Path, text: &str) -> Result<Config, LoadError> {
     let config: Config = toml::from_str(text).map_err(|error| invalid(path, text, &error))?;
     let contradiction = |message| LoadError::Contradiction { path: path.to_owned(), message };
-    config.virtio_fs.check().map_err(contradiction)?;
+    config.check().map_err(contradiction)?;
     Ok(config)
 }
 
@@ -87,11 +87,15 @@ mod tests {
             hypervisor = "qemu"
             kernel = "/k"
             initrd = "/i"
+            kernel_parameters = ["a=b"]
             memory = "1G"
             cpus = 2
             balloon = "on"
             rootfs_upper = "tmpfs:64M"
-            allow_annotations = ["cpus"]
+            allow_annotations = ["cpus", "hypervisor", "kernel", "initrd", "kernel_parameters"]
+            allow_vm_section = ["hypervisor", "kernel", "initrd", "kernel_parameters"]
+            kernel_directories = ["/kernels"]
+            hypervisor_paths = ["/q"]
             debug = true
             software_emulation = "deny"
             boot_timeout_seconds = 7
@@ -108,7 +112,11 @@ mod tests {
         assert_eq!((config.memory.mib(), config.cpus.count().get()), (1024, 2));
         assert_eq!(config.balloon, Balloon::On);
         assert_eq!(config.rootfs_upper, RootfsUpper::Tmpfs { mib: Some(64) });
-        assert_eq!(config.allow_annotations, [Annotation::Cpus]);
+        assert!(!config.allow_annotations.contains(&Annotation::Memory));
+        assert_eq!((config.allow_annotations.len(), config.allow_vm_section.len()), (5, 4));
+        assert_eq!(config.kernel_directories, [Path::new("/kernels")]);
+        assert_eq!(config.hypervisor_paths, [Path::new("/q")]);
+        assert_eq!(config.kernel_parameters, ["a=b"]);
         assert_eq!(config.software_emulation, EmulationPolicy::Deny);
         assert_eq!(config.boot_timeout(Emulated::Yes).as_secs(), 7);
         assert!(config.virtio_fs.writeback && config.virtio_fs.posix_acl);
@@ -143,6 +151,9 @@ mod tests {
                 "rootfs_upper = \"disk\"",
                 "c.toml:1: `disk` is no place for the root file system's writes: say none",
             ),
+            ("allow_vm_section = [\"image\"]", "c.toml:1: unknown variant `image`"),
+            ("kernel_directories = [\"kernels\"]", "c.toml: kernel_directories must be absolute"),
+            ("hypervisor_paths = [\"qemu\"]", "c.toml: hypervisor_paths must be absolute"),
             ("hypervisor = \"xen\"", "c.toml:1: unknown variant `xen`"),
             ("boot_timeout_seconds = 0", "c.toml:1: invalid value: integer `0`"),
             ("cpus = \"many\"", "c.toml:1: invalid type: string \"many\", expected i64 in `cpus = \"many\"`"),

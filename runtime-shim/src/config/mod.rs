@@ -16,13 +16,15 @@ mod cpus;
 mod load;
 mod memory;
 mod rootfs_upper;
+mod vm_field;
 
-pub(crate) use annotation::Annotation;
+pub(crate) use annotation::{Annotation, PREFIX as ANNOTATION_PREFIX};
 pub(crate) use balloon::Balloon;
 pub(crate) use cpus::Cpus;
 pub(crate) use load::{LoadError, load};
 pub(crate) use memory::{MAX_MIB as MAX_MEMORY_MIB, MemorySize};
 pub(crate) use rootfs_upper::RootfsUpper;
+pub(crate) use vm_field::VmField;
 
 /// The configuration file; every key may be left out, and the command line's options have the same names.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -35,6 +37,9 @@ pub(crate) struct Config {
     pub(crate) kernel: Option<PathBuf>,
     /// The initrd, instead of the installed one.
     pub(crate) initrd: Option<PathBuf>,
+    /// Words for the guest kernel's command line.
+    #[serde(default)]
+    pub(crate) kernel_parameters: Vec<String>,
     /// The guest's memory, where the bundle has no limit.
     #[serde(default)]
     pub(crate) memory: MemorySize,
@@ -48,8 +53,17 @@ pub(crate) struct Config {
     #[serde(default)]
     pub(crate) rootfs_upper: RootfsUpper,
     /// Annotations that a bundle may set.
-    #[serde(default = "Annotation::all")]
+    #[serde(default = "Annotation::allowed_by_default")]
     pub(crate) allow_annotations: Vec<Annotation>,
+    /// Fields of the `vm` section that a bundle may set.
+    #[serde(default)]
+    pub(crate) allow_vm_section: Vec<VmField>,
+    /// Where the kernels and initrds are that a bundle may choose.
+    #[serde(default = "default_kernel_directories")]
+    pub(crate) kernel_directories: Vec<PathBuf>,
+    /// Programs that a bundle may choose as its hypervisor.
+    #[serde(default)]
+    pub(crate) hypervisor_paths: Vec<PathBuf>,
     /// What the command line says, whatever a bundle needs.
     #[serde(skip)]
     pub(crate) fixed: Fixed,
@@ -75,11 +89,15 @@ impl Default for Config {
             hypervisor: Choice::default(),
             kernel: None,
             initrd: None,
+            kernel_parameters: Vec::new(),
             memory: MemorySize::default(),
             cpus: Cpus::default(),
             balloon: Balloon::default(),
             rootfs_upper: RootfsUpper::default(),
-            allow_annotations: Annotation::all(),
+            allow_annotations: Annotation::allowed_by_default(),
+            allow_vm_section: Vec::new(),
+            kernel_directories: default_kernel_directories(),
+            hypervisor_paths: Vec::new(),
             fixed: Fixed::default(),
             debug: false,
             software_emulation: EmulationPolicy::default(),
@@ -90,9 +108,21 @@ impl Default for Config {
     }
 }
 
-/// A size that was asked for by hand.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+fn default_kernel_directories() -> Vec<PathBuf> {
+    vec!["/usr/local/share/runv/kernels".into(), "/usr/share/runv/kernels".into()]
+}
+
+/// What was asked for by hand.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Fixed {
+    /// Driver.
+    pub(crate) hypervisor: Option<Choice>,
+    /// Kernel.
+    pub(crate) kernel: Option<PathBuf>,
+    /// Initrd.
+    pub(crate) initrd: Option<PathBuf>,
+    /// Words for the kernel's command line.
+    pub(crate) kernel_parameters: Vec<String>,
     /// Memory.
     pub(crate) memory: Option<MemorySize>,
     /// vCPUs.
@@ -100,6 +130,18 @@ pub(crate) struct Fixed {
 }
 
 impl Config {
+    /// What cannot be checked key by key.
+    fn check(&self) -> Result<(), &'static str> {
+        self.virtio_fs.check()?;
+        if !self.kernel_directories.iter().all(|path| path.is_absolute()) {
+            return Err("kernel_directories must be absolute paths");
+        }
+        if !self.hypervisor_paths.iter().all(|path| path.is_absolute()) {
+            return Err("hypervisor_paths must be absolute paths");
+        }
+        Ok(())
+    }
+
     /// How long a guest may take until its agent is ready.
     pub(crate) fn boot_timeout(&self, emulated: Emulated) -> Duration {
         match (self.boot_timeout_seconds, emulated) {

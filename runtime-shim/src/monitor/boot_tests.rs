@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use nix::sys::signal::{Signal, raise};
-use vmm::config::VmConfig;
+use vmm::config::{GuestFile, VmConfig};
 use vmm::hypervisor::{Hypervisor, StartError, Vm, VmError, VmExit};
 
 use super::*;
@@ -66,8 +66,9 @@ fn sandbox(machine: &FakeMachine) -> Sandbox {
         sockets: Vec::new(),
         size: MachineSize { memory_mib: 64, cpus: std::num::NonZeroU8::MIN, rootfs_upper_mib: None },
         device_program: folder.join("devices-that-serve"),
-        kernel: "/kernel".into(),
-        initrd: "/initrd".into(),
+        kernel: GuestFile::open("/proc/self/exe").unwrap(),
+        initrd: GuestFile::open("/proc/self/exe").unwrap(),
+        kernel_parameters: Vec::new(),
         exports: Vec::new(),
         virtio_console: false,
         own_balloon: false,

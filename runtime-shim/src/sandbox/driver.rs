@@ -5,7 +5,8 @@ use vmm::hypervisor::builtin::Builtin;
 use vmm::hypervisor::select::{Driver, EmulationPolicy, SelectError, ThisHost, select};
 
 use super::installation::{Installation, InstallationError};
-use crate::config::{Config, Emulated};
+use crate::bundle::machine_parts::HypervisorChoice;
+use crate::config::Emulated;
 use crate::report;
 
 /// A driver, ready to start a machine.
@@ -32,14 +33,17 @@ pub(crate) enum DriverError {
     Select(SelectError),
 }
 
-/// Chooses by what is configured and what this host can do.
-pub(crate) fn choose(config: &Config, installation: &Installation) -> Result<Chosen, DriverError> {
-    let host = ThisHost { qemu: config.qemu.path.as_deref() };
-    let selection =
-        select(config.hypervisor, config.software_emulation, &host).map_err(DriverError::Select)?;
+/// Chooses by what is asked for and what this host can do.
+pub(crate) fn choose(
+    choice: &HypervisorChoice,
+    emulation: EmulationPolicy,
+    installation: &Installation,
+) -> Result<Chosen, DriverError> {
+    let host = ThisHost { qemu: choice.qemu.as_deref() };
+    let selection = select(choice.driver, emulation, &host).map_err(DriverError::Select)?;
     tracing::info!(driver = ?selection.driver, reason = selection.reason, "hypervisor chosen");
     let emulated = if selection.is_emulated() { Emulated::Yes } else { Emulated::No };
-    if emulated == Emulated::Yes && config.software_emulation == EmulationPolicy::Warn {
+    if emulated == Emulated::Yes && emulation == EmulationPolicy::Warn {
         report::warning(&format!(
             "{}; it is slow and no security boundary (software_emulation = \"allow\" accepts it silently)",
             selection.reason
@@ -47,7 +51,10 @@ pub(crate) fn choose(config: &Config, installation: &Installation) -> Result<Cho
     }
     let (hypervisor, is_qemu): (Box<dyn Hypervisor>, _) = match selection.driver {
         Driver::Qemu(qemu) => (Box::new(qemu), true),
-        Driver::Builtin => (Box::new(Builtin { program: installation.vmm_program()? }), false),
+        Driver::Builtin => {
+            let program = choice.vmm.clone().map_or_else(|| installation.vmm_program(), Ok)?;
+            (Box::new(Builtin { program }), false)
+        }
     };
     Ok(Chosen { hypervisor, emulated, virtio_console: !is_qemu, own_balloon: is_qemu })
 }

@@ -1,11 +1,15 @@
-//! The guest's kernel and initrd, looked at before anything is started.
+//! The guest's kernel and initrd, opened and looked at before anything is started.
 
-use std::fs::File;
-use std::io::{self, Read};
+use std::fmt;
+use std::io;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
+use vmm::config::GuestFile;
+
 use super::installation::{Installation, InstallationError};
-use crate::config::Config;
+use super::kernel_directories::{DirectoryError, open_in};
+use crate::bundle::machine_parts::{ChosenBy, ChosenFile};
 
 /// Magic, 64-bit, little endian (System V ABI, "ELF header").
 const ELF: [u8; 6] = [0x7f, b'E', b'L', b'F', 2, 1];
@@ -17,45 +21,113 @@ pub(crate) enum GuestFileError {
     #[error(transparent)]
     Installation(#[from] InstallationError),
     /// The file.
-    #[error("cannot read the {what} {} (--{what})", path.display())]
+    #[error("cannot read the {what} {} ({by})", path.display())]
     Read {
-        /// Which, as the option names it.
-        what: &'static str,
+        /// What it is to the guest.
+        what: What,
         /// Where.
         path: PathBuf,
+        /// Who chose it.
+        by: String,
         /// Why.
         #[source]
-        source: io::Error,
+        source: DirectoryError,
     },
     /// Its contents.
-    #[error("the kernel {} is not a 64-bit ELF file; say an uncompressed vmlinux (--kernel)", .0.display())]
-    NotElf(PathBuf),
+    #[error("the kernel {} is not a 64-bit ELF file; say an uncompressed vmlinux ({by})", path.display())]
+    NotElf {
+        /// Where.
+        path: PathBuf,
+        /// Who chose it.
+        by: String,
+    },
     /// Nothing in it.
-    #[error("the initrd {} is empty (--initrd)", .0.display())]
-    Empty(PathBuf),
+    #[error("the initrd {} is empty ({by})", path.display())]
+    Empty {
+        /// Where.
+        path: PathBuf,
+        /// Who chose it.
+        by: String,
+    },
 }
 
-/// The kernel: the configured, else the installed one.
-pub(crate) fn kernel(config: &Config, installation: &Installation) -> Result<PathBuf, GuestFileError> {
-    let kernel = config.kernel.clone().map_or_else(|| installation.kernel(), Ok)?;
-    if start_of("kernel", &kernel)? == ELF { Ok(kernel) } else { Err(GuestFileError::NotElf(kernel)) }
+/// What a file is to the guest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum What {
+    /// Its kernel.
+    Kernel,
+    /// Its initrd.
+    Initrd,
 }
 
-/// The initrd: the configured, else the installed one.
-pub(crate) fn initrd(config: &Config, installation: &Installation) -> Result<PathBuf, GuestFileError> {
-    let initrd = config.initrd.clone().map_or_else(|| installation.initrd(), Ok)?;
-    if start_of("initrd", &initrd)?.is_empty() { Err(GuestFileError::Empty(initrd)) } else { Ok(initrd) }
-}
-
-fn start_of(what: &'static str, path: &Path) -> Result<Vec<u8>, GuestFileError> {
-    let failed = |source| GuestFileError::Read { what, path: path.to_owned(), source };
-    let file = File::open(path).map_err(failed)?;
-    if !file.metadata().map_err(failed)?.is_file() {
-        return Err(failed(io::Error::other("it is no regular file")));
+impl fmt::Display for What {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Kernel => "kernel",
+            Self::Initrd => "initrd",
+        })
     }
-    let mut start = Vec::new();
-    file.take(ELF.len() as u64).read_to_end(&mut start).map_err(failed)?;
-    Ok(start)
+}
+
+/// Opens what a machine is booted from. A bundle's choice has to be in one of `directories`.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct GuestFiles<'a> {
+    /// What is taken unless something is chosen.
+    pub(crate) installation: &'a Installation,
+    /// Where a bundle may choose from.
+    pub(crate) directories: &'a [PathBuf],
+}
+
+impl GuestFiles<'_> {
+    /// The kernel: the chosen, else the installed one.
+    pub(crate) fn kernel(&self, chosen: Option<&ChosenFile>) -> Result<GuestFile, GuestFileError> {
+        let (kernel, by) = self.open(What::Kernel, chosen, || self.installation.kernel())?;
+        let mut start = [0; ELF.len()];
+        if kernel.file.read_exact_at(&mut start, 0).is_ok() && start == ELF {
+            return Ok(kernel);
+        }
+        Err(GuestFileError::NotElf { path: kernel.path, by })
+    }
+
+    /// The initrd: the chosen, else the installed one.
+    pub(crate) fn initrd(&self, chosen: Option<&ChosenFile>) -> Result<GuestFile, GuestFileError> {
+        let (initrd, by) = self.open(What::Initrd, chosen, || self.installation.initrd())?;
+        match initrd.file.metadata() {
+            Ok(metadata) if metadata.len() == 0 => Err(GuestFileError::Empty { path: initrd.path, by }),
+            _ => Ok(initrd),
+        }
+    }
+
+    fn open(
+        &self,
+        what: What,
+        chosen: Option<&ChosenFile>,
+        installed: impl FnOnce() -> Result<PathBuf, InstallationError>,
+    ) -> Result<(GuestFile, String), GuestFileError> {
+        let chosen =
+            chosen.cloned().map_or_else(|| installed().map(|path| ChosenFile::by_operator(&path)), Ok)?;
+        let (by, opened) = match chosen.by {
+            ChosenBy::Operator => (format!("--{what}"), open_anywhere(&chosen.path)),
+            ChosenBy::Bundle(field) => (field, self.open_for_bundle(&chosen.path)),
+        };
+        match opened {
+            Ok(file) => Ok((file, by)),
+            Err(source) => Err(GuestFileError::Read { what, path: chosen.path, by, source }),
+        }
+    }
+
+    fn open_for_bundle(&self, path: &Path) -> Result<GuestFile, DirectoryError> {
+        let file = open_in(path, self.directories)?;
+        Ok(GuestFile::new(path.to_owned(), file)?)
+    }
+}
+
+fn open_anywhere(path: &Path) -> Result<GuestFile, DirectoryError> {
+    // A pipe would keep who opens it waiting.
+    if !path.metadata().map_err(DirectoryError::Open)?.is_file() {
+        return Err(io::Error::other("it is not a regular file").into());
+    }
+    Ok(GuestFile::open(path)?)
 }
 
 #[cfg(test)]
@@ -63,28 +135,33 @@ mod tests {
     use super::*;
 
     #[test]
-    fn unusable_files_are_told_with_the_option() {
+    fn unusable_files_are_told_with_who_chose_them() {
         let folder = tempfile::tempdir().unwrap();
         let installation = Installation::of_this_program().unwrap();
         let text = folder.path().join("text");
         std::fs::write(&text, "#!/bin/sh").unwrap();
         let empty = folder.path().join("empty");
         std::fs::write(&empty, "").unwrap();
-        let config = |path: &Path| Config {
-            kernel: Some(path.to_owned()),
-            initrd: Some(path.to_owned()),
-            ..Config::default()
-        };
-        for (path, kernel_error, initrd_error) in [
-            (text.as_path(), "is not a 64-bit ELF file", ""),
-            (empty.as_path(), "is not a 64-bit ELF file", "is empty (--initrd)"),
-            (folder.path(), "(--kernel)", "(--initrd)"),
-            (Path::new("/nonexistent"), "(--kernel)", "(--initrd)"),
-        ] {
-            let error = kernel(&config(path), &installation).unwrap_err().to_string();
-            assert!(error.contains(kernel_error), "{error}");
-            let error = initrd(&config(path), &installation).err().map(|e| e.to_string()).unwrap_or_default();
-            assert!(error.contains(initrd_error), "{error}");
+        let directories = [folder.path().to_owned()];
+        let files = GuestFiles { installation: &installation, directories: &directories };
+        for by in [ChosenBy::Operator, ChosenBy::Bundle("vm.kernel.path".into())] {
+            let (kernel_by, initrd_by) = match by {
+                ChosenBy::Operator => ("(--kernel)", "(--initrd)"),
+                ChosenBy::Bundle(_) => ("(vm.kernel.path)", "(vm.kernel.path)"),
+            };
+            for (path, kernel_error, initrd_error) in [
+                (text.as_path(), "is not a 64-bit ELF file", ""),
+                (empty.as_path(), "is not a 64-bit ELF file", "is empty"),
+                (folder.path(), "cannot read the kernel", "cannot read the initrd"),
+                (Path::new("/nonexistent"), "cannot read the kernel", "cannot read the initrd"),
+            ] {
+                let chosen = ChosenFile { path: path.to_owned(), by: by.clone() };
+                let error = files.kernel(Some(&chosen)).unwrap_err().to_string();
+                assert!(error.contains(kernel_error) && error.ends_with(kernel_by), "{error}");
+                let error = files.initrd(Some(&chosen)).err().map(|e| e.to_string()).unwrap_or_default();
+                assert!(error.contains(initrd_error), "{error}");
+                assert!(initrd_error.is_empty() || error.ends_with(initrd_by), "{error}");
+            }
         }
     }
 }

@@ -11,6 +11,7 @@ pub(crate) mod guest_files;
 pub(crate) mod host;
 pub(crate) mod inherited_fds;
 pub(crate) mod installation;
+mod kernel_directories;
 pub(crate) mod kernel_parameters;
 pub(crate) mod mount_points;
 pub(crate) mod prepare;

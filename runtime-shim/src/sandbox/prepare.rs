@@ -12,15 +12,18 @@ use jail::{Bind, RootPlan, tree};
 use oci_spec::runtime::Spec;
 
 use super::driver::{self, Chosen, DriverError};
-use super::guest_files::{self, GuestFileError};
+use super::guest_files::{GuestFileError, GuestFiles};
 use super::host;
 use super::installation::{Installation, InstallationError};
 use super::mount_points::{self, Kind, MountPointError};
 use super::start::{Plan, Sandbox, StartError};
+use crate::bundle::annotations::{AnnotationError, Annotations};
 use crate::bundle::load::Bundle;
+use crate::bundle::machine_parts::machine_parts;
 use crate::bundle::machine_size::{SizeError, machine_size};
 use crate::bundle::place::Place;
 use crate::bundle::sources::{self, SourceError, Sources};
+use crate::bundle::vm_section::VmSectionError;
 use crate::bundle::{socket_binds, to_vm};
 use crate::config::Config;
 
@@ -39,6 +42,12 @@ pub(crate) enum PrepareError {
     /// The hypervisor.
     #[error(transparent)]
     Driver(#[from] DriverError),
+    /// What the bundle's annotations choose.
+    #[error(transparent)]
+    Annotation(#[from] AnnotationError),
+    /// What its `vm` section chooses.
+    #[error(transparent)]
+    VmSection(#[from] VmSectionError),
     /// The machine's size.
     #[error(transparent)]
     Size(#[from] SizeError),
@@ -64,10 +73,14 @@ pub(crate) fn prepare<'a>(config: &'a Config, bundle: &Bundle) -> Result<Prepare
     let sources = sources::find(&bundle.spec, &bundle.directory)?;
     let installation = Installation::of_this_program()?;
     let device_program: PathBuf = installation.device_program()?;
-    let kernel = guest_files::kernel(config, &installation)?;
-    let initrd = guest_files::initrd(config, &installation)?;
-    let size = machine_size(&bundle.spec, config, host::this_host().map_err(PrepareError::Host)?)?;
-    let chosen = driver::choose(config, &installation)?;
+    let annotations = Annotations::read(&bundle.spec, config)?;
+    let parts = machine_parts(&bundle.spec, &annotations, config)?;
+    let files = GuestFiles { installation: &installation, directories: &config.kernel_directories };
+    let kernel = files.kernel(parts.kernel.as_ref())?;
+    let initrd = files.initrd(parts.initrd.as_ref())?;
+    let host = host::this_host().map_err(PrepareError::Host)?;
+    let size = machine_size(&bundle.spec, &annotations, config, host)?;
+    let chosen = driver::choose(&parts.hypervisor, config.software_emulation, &installation)?;
     let has_upper = size.rootfs_upper_mib.is_some();
     if !has_upper {
         make_mount_points(&bundle.spec, &sources)?;
@@ -77,6 +90,7 @@ pub(crate) fn prepare<'a>(config: &'a Config, bundle: &Bundle) -> Result<Prepare
         device_program,
         kernel,
         initrd,
+        kernel_parameters: parts.kernel_parameters,
         exports,
         virtio_console: chosen.virtio_console,
         own_balloon: chosen.own_balloon,

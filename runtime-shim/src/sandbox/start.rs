@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use agent_protocol::READY_PORT;
 use device_config::Export;
-use vmm::config::VmConfig;
+use vmm::config::{GuestFile, VmConfig};
 use vmm::hypervisor::{self, Hypervisor, Vm};
 
 use super::devices::{DeviceProcess, DevicesEnd, DevicesError, MoreDevices};
@@ -53,9 +53,11 @@ pub(crate) struct Plan<'a> {
     /// The device process's program.
     pub(crate) device_program: PathBuf,
     /// The guest kernel.
-    pub(crate) kernel: PathBuf,
+    pub(crate) kernel: GuestFile,
     /// The initrd.
-    pub(crate) initrd: PathBuf,
+    pub(crate) initrd: GuestFile,
+    /// Words of the kernel's command line that somebody asks for.
+    pub(crate) kernel_parameters: Vec<String>,
     /// What of the host the guest sees.
     pub(crate) exports: Vec<Export>,
     /// Whether the driver takes a virtio-console.
@@ -112,7 +114,7 @@ impl Sandbox {
             memory_mib: plan.size.memory_mib,
             kernel: plan.kernel,
             initrd: plan.initrd,
-            kernel_parameters: kernel_parameters(plan.size.memory_mib),
+            kernel_parameters: [kernel_parameters(plan.size.memory_mib), plan.kernel_parameters].concat(),
             verbose_console: config.debug,
             console: console_end,
             devices: frontends,

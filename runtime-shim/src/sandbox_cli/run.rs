@@ -43,6 +43,9 @@ pub(super) struct Arguments {
     /// Initial RAM disk with the agent as /init
     #[arg(long, value_name = "FILE")]
     initrd: Option<PathBuf>,
+    /// Words for the guest kernel's command line, separated by white space, after all others
+    #[arg(long, value_name = "WORDS", allow_hyphen_values = true)]
+    kernel_parameters: Option<String>,
     /// Guest memory in MiB, or with a suffix K, M or G [default: what the bundle's limit needs, or 256M]
     #[arg(long, value_name = "SIZE")]
     memory: Option<MemorySize>,
@@ -65,10 +68,15 @@ impl Arguments {
     /// The configuration file with the command line over it.
     fn configuration(&self) -> Result<Config, config::LoadError> {
         let mut config = config::load(self.config.as_deref())?;
-        config.hypervisor = self.hypervisor.unwrap_or(config.hypervisor);
-        config.kernel = self.kernel.clone().or(config.kernel);
-        config.initrd = self.initrd.clone().or(config.initrd);
-        config.fixed = Fixed { memory: self.memory, cpus: self.cpus };
+        let words = self.kernel_parameters.as_deref().unwrap_or_default();
+        config.fixed = Fixed {
+            hypervisor: self.hypervisor,
+            kernel: self.kernel.clone(),
+            initrd: self.initrd.clone(),
+            kernel_parameters: words.split_ascii_whitespace().map(str::to_owned).collect(),
+            memory: self.memory,
+            cpus: self.cpus,
+        };
         config.debug |= self.debug;
         Ok(config)
     }

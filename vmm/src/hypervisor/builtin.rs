@@ -1,20 +1,19 @@
 //! Driver `builtin`: starts the embedded VMM as a process and watches it.
 //!
-//! All that the process needs is opened here and inherited under fixed numbers; its configuration is JSON in
+//! All that the process needs is inherited under fixed numbers; its configuration is JSON in
 //! a sealed memfd. The control socket tells this driver when the guest starts and how it ended, and its end
 //! of file tells the process that this side is gone.
 
-use std::fs::File;
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::process::ExitStatusExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, ExitStatus, Stdio};
 
 use child::{BoundProcess, Inherited, sealed_file};
 
 use super::{Hypervisor, StartError, Vm, VmError, VmExit};
-use crate::config::{MIN_MEMORY_MIB, VhostUserDevice, VmConfig};
+use crate::config::{GuestFile, MIN_MEMORY_MIB, VhostUserDevice, VmConfig};
 use crate::control::{BootFile, Channel, DeviceSocket, FromProcess, ProcessConfig, ToProcess};
 
 /// The driver's name, in errors.
@@ -51,7 +50,7 @@ impl Builtin {
     fn spawn(&self, config: VmConfig, control: OwnedFd) -> Result<BoundProcess, StartError> {
         let mut inherited = Inherited::default();
         let control_fd = inherited.add(control);
-        let config = process_config(config, &mut inherited)?;
+        let config = process_config(config, &mut inherited);
         let sealed = serde_json::to_vec(&config).map_err(io::Error::from);
         let sealed = sealed.and_then(|json| sealed_file("runv-vmm-config", &json));
         let sealed = sealed
@@ -72,33 +71,25 @@ impl Builtin {
     }
 }
 
-/// Opens the boot files and lays out what the process inherits.
-fn process_config(config: VmConfig, inherited: &mut Inherited) -> Result<ProcessConfig, StartError> {
-    let kernel = open_guest_file("guest kernel", &config.kernel)?;
-    let initrd = open_guest_file("initrd", &config.initrd)?;
+/// Lays out what the process inherits.
+fn process_config(config: VmConfig, inherited: &mut Inherited) -> ProcessConfig {
+    let mut boot_file =
+        |guest: GuestFile| BootFile { fd: inherited.add(guest.file.into()), path: guest.path };
+    let kernel = boot_file(config.kernel);
+    let initrd = boot_file(config.initrd);
     let mut device =
         |device: VhostUserDevice| DeviceSocket { kind: device.kind, fd: inherited.add(device.socket) };
     let devices = config.devices.into_iter().map(&mut device).collect();
-    Ok(ProcessConfig {
+    ProcessConfig {
         cpus: config.cpus,
         memory_mib: config.memory_mib,
-        kernel: BootFile { fd: inherited.add(kernel), path: config.kernel },
-        initrd: BootFile { fd: inherited.add(initrd), path: config.initrd },
+        kernel,
+        initrd,
         kernel_parameters: config.kernel_parameters,
         verbose_console: config.verbose_console,
         console_fd: inherited.add(config.console),
         devices,
-    })
-}
-
-/// Opens a regular file to boot from.
-fn open_guest_file(what: &'static str, path: &Path) -> Result<OwnedFd, StartError> {
-    let failed = |source| StartError::GuestFile { what, path: path.to_owned(), source };
-    let file = File::open(path).map_err(failed)?;
-    if !file.metadata().map_err(failed)?.is_file() {
-        return Err(failed(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file")));
     }
-    Ok(file.into())
 }
 
 /// How a process ended that did not say why.

@@ -12,12 +12,12 @@
 //! like a reset, so [`VmExit::Reset`] stands for both there.
 
 use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
-use std::os::unix::fs::FileTypeExt;
+use std::os::unix::fs::{FileExt, FileTypeExt};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::ExitStatusExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -31,7 +31,7 @@ use self::cmdline::Boot;
 use self::qmp::{Client, QmpError};
 use self::watch::{Sources, Watch};
 use super::{Hypervisor, StartError, Vm, VmError, VmExit};
-use crate::config::{MIN_MEMORY_MIB, VmConfig};
+use crate::config::{GuestFile, MIN_MEMORY_MIB, VmConfig};
 use crate::memory_file;
 
 mod args;
@@ -122,8 +122,9 @@ impl Qemu {
             return Err(StartError::Config(text));
         }
         let mut inherited = Inherited::default();
-        let kernel = inherited.add(open_kernel(&config.kernel)?.into());
-        let initrd = inherited.add(open_file("initrd", &config.initrd)?.into());
+        check_kernel(&config.kernel)?;
+        let kernel = inherited.add(config.kernel.file.into());
+        let initrd = inherited.add(config.initrd.file.into());
         let memory = inherited.add(memory);
         let qmp = inherited.add(qmp);
         let reset_log = reset_log.map(|log| inherited.add(log));
@@ -256,30 +257,16 @@ fn death_signal(process: &mut BoundProcess) -> Option<i32> {
 }
 
 /// QEMU boots by PVH what is an ELF file, and takes anything else for a bzImage or a multiboot kernel.
-fn open_kernel(path: &Path) -> Result<File, StartError> {
-    let kernel = open_file("guest kernel", path)?;
+fn check_kernel(kernel: &GuestFile) -> Result<(), StartError> {
     let mut magic = [0; 4];
-    let read = (&kernel).read_exact(&mut magic);
-    if read.is_ok() && magic == *b"\x7fELF" {
-        return Ok(kernel);
+    if kernel.file.read_exact_at(&mut magic, 0).is_ok() && magic == *b"\x7fELF" {
+        return Ok(());
     }
     let source = io::Error::new(
         io::ErrorKind::InvalidData,
         "it is not an ELF file; an uncompressed vmlinux is needed, not a bzImage",
     );
-    Err(StartError::GuestFile { what: "guest kernel", path: path.to_owned(), source })
-}
-
-fn open_file(what: &'static str, path: &Path) -> Result<File, StartError> {
-    let open = || {
-        let file = File::open(path)?;
-        if file.metadata()?.is_file() {
-            Ok(file)
-        } else {
-            Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file"))
-        }
-    };
-    open().map_err(|source| StartError::GuestFile { what, path: path.to_owned(), source })
+    Err(StartError::GuestFile { what: "guest kernel", path: kernel.path.clone(), source })
 }
 
 fn host(step: &'static str) -> impl FnOnce(io::Error) -> StartError {
