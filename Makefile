@@ -18,6 +18,9 @@ PROGRAM_FILES := $(addprefix $(BUILD)/bin/,$(PROGRAMS) sandbox)
 VMLINUX := $(BUILD)/share/runv/vmlinux
 INITRD := $(BUILD)/share/runv/initrd.cpio
 BUNDLE := $(BUILD)/bundle/debian
+# Kernels that a bundle may choose instead, of guest-kernel/variants.
+VARIANTS := lean 6.1
+KERNELS := $(BUILD)/share/runv/kernels
 PACKAGE_LISTS := $(wildcard packages guest-kernel/packages tests/packages)
 
 ##@ Use
@@ -34,6 +37,8 @@ install: build ## Install into $(DESTDIR)$(PREFIX), /usr/local by default
 	install -m 755 $(addprefix $(BUILD)/bin/,$(PROGRAMS)) $(DESTDIR)$(PREFIX)/bin/
 	ln -sfn runv $(DESTDIR)$(PREFIX)/bin/sandbox
 	install -m 644 $(VMLINUX) $(INITRD) $(DESTDIR)$(PREFIX)/share/runv/
+	install -d $(DESTDIR)$(PREFIX)/share/runv/kernels
+	for kernel in $(KERNELS)/*; do [ ! -f "$$kernel" ] || install -m 644 "$$kernel" $(DESTDIR)$(PREFIX)/share/runv/kernels/; done
 
 PREFIX ?= /usr/local
 
@@ -66,13 +71,18 @@ kernel: | setup
 	@mkdir -p $(dir $(VMLINUX))
 	@guest-kernel/build $(VMLINUX)
 
+.PHONY: kernels
+kernels: | setup ## Other guest kernels, for bundles that choose theirs: a lean one and Linux 6.1
+	@mkdir -p $(KERNELS)
+	@for variant in $(VARIANTS); do guest-kernel/build --variant $$variant $(KERNELS)/$$variant; done
+
 .PHONY: initrd
 initrd: programs
 	@initrd/build $(TARGET)/agent $(INITRD)
 
 ##@ Check
 .PHONY: test
-test: build lint unit e2e conformance engines nested ## Every test: units, end to end with QEMU, the specification, engines, the nested KVM host
+test: build kernels lint unit e2e conformance engines nested ## Every test: units, end to end with QEMU, the specification, engines, the nested KVM host
 
 .PHONY: lint
 lint: | setup ## Format, clippy and documentation, with warnings as errors
@@ -85,7 +95,7 @@ unit: | setup ## Unit tests of every part
 	cargo test --locked --workspace --exclude e2e
 
 .PHONY: e2e
-e2e: build ## End to end on this host, with the driver qemu
+e2e: build kernels ## End to end on this host, with the driver qemu
 	tests/run qemu
 
 .PHONY: conformance
@@ -97,7 +107,7 @@ engines: build ## docker and podman with the runtime runv, on this host
 	tests/run engines
 
 .PHONY: nested
-nested: build ## End to end in a nested KVM host, with the driver builtin, 1 and 2 vCPUs
+nested: build kernels ## End to end in a nested KVM host, with the driver builtin, 1 and 2 vCPUs
 	tests/run nested
 
 .PHONY: bench

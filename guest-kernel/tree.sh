@@ -15,8 +15,36 @@ die() {
 # cache_root: where everything lives that is not worth building twice.
 cache_root() { printf '%s/kernel' "${RUNV_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/runv}"; }
 
-# locked KEY: the value of KEY in version.lock.
-locked() { sed -n "s/^$1=//p" "$kernel_dir/version.lock"; }
+# What is built: by default the standard kernel, of all fragments and with all patches.
+lock=$kernel_dir/version.lock
+fragments=("$kernel_dir"/fragments/*.config)
+patches=("$kernel_dir"/patches/*.patch)
+changes=/dev/null
+
+# choose_variant NAME: build that of variants/ instead.
+choose_variant() {
+	local folder=$kernel_dir/variants/$1 name
+
+	[[ $1 != */* && -f $folder/changes.config ]] ||
+		die "there is no variant $1; there are: $(cd "$kernel_dir/variants" && echo *)"
+	changes=$folder/changes.config
+	if [[ -f $folder/fragments ]]; then
+		fragments=()
+		# shellcheck disable=SC2013 # words
+		for name in $(sed 's/#.*//' "$folder/fragments"); do
+			[[ -f $kernel_dir/fragments/$name.config ]] || die "$folder/fragments: there is no fragments/$name.config"
+			fragments+=("$kernel_dir/fragments/$name.config")
+		done
+	fi
+	if [[ -f $folder/version.lock ]]; then
+		# Another version needs patches of its own.
+		lock=$folder/version.lock
+		mapfile -t patches < <(find "$folder" -name '*.patch' | LC_ALL=C sort)
+	fi
+}
+
+# locked KEY: the value of KEY in the lock.
+locked() { sed -n "s/^$1=//p" "$lock"; }
 
 # require_packages: every package of the list is installed, or say which is not.
 require_packages() {
@@ -43,7 +71,7 @@ download() {
 		fetch "$package" "$version" "$deb"
 	fi
 	printf '%s  %s\n' "$sha256" "$deb" | sha256sum --check --status ||
-		die "$deb does not have the sha256 of version.lock; remove the file and try again"
+		die "$deb does not have the sha256 of $lock; remove the file and try again"
 	printf '%s' "$deb"
 }
 
@@ -71,7 +99,7 @@ unpack() {
 	mkdir -p "$tree"
 	dpkg-deb --fsys-tarfile "$deb" | tar -xO --wildcards './usr/src/linux-source-*.tar.xz' |
 		tar -xJ --strip-components=1 -C "$tree"
-	for patch in "$kernel_dir"/patches/*.patch; do
+	for patch in "${patches[@]}"; do
 		patch --quiet --strip=1 --directory="$tree" <"$patch" >&2 ||
 			die "$patch does not fit $(locked package) $(locked version); README.md, 'To take another version'"
 	done
@@ -89,11 +117,21 @@ kernel_make() {
 		make -C "$tree" ARCH=x86_64 "$@"
 }
 
-# configure TREE FRAGMENT...: .config from the fragments, checked against them.
+# merged: the fragments without the lines that the changes replace, and the changes.
+merged() {
+	awk '
+		/^CONFIG_/ { option = substr($0, 1, index($0, "=") - 1) }
+		/^# CONFIG_.* is not set$/ { option = $2 }
+		!/^CONFIG_/ && !/^# CONFIG_.* is not set$/ { next }
+		FILENAME == ARGV[1] { changed[option] = 1; print; next }
+		!(option in changed)
+	' "$changes" "${fragments[@]}"
+}
+
+# configure TREE: .config from the fragments and changes, checked against them.
 configure() {
 	local tree=$1 lost
-	shift
-	cat "$@" >"$tree/fragments.config"
+	merged >"$tree/fragments.config"
 	kernel_make "$tree" KCONFIG_ALLCONFIG=fragments.config allnoconfig >"$tree/configure.log" 2>&1 ||
 		die "the configuration failed: $(tail -n 1 "$tree/configure.log")"
 	if grep -q reassigning "$tree/configure.log"; then
@@ -120,19 +158,19 @@ lost_options() {
 
 # compile TREE LOG: vmlinux, with a line of progress instead of one for each file.
 compile() {
-	local tree=$1 log=$2 about=2030
+	local tree=$1 log=$2
 
-	say "compiling about $about files with $(nproc) jobs; all that make says is in $log"
-	if ! kernel_make "$tree" -j"$(nproc)" vmlinux 2>&1 | tee "$log" | progress "$about"; then
+	say "compiling with $(nproc) jobs; all that make says is in $log"
+	if ! kernel_make "$tree" -j"$(nproc)" vmlinux 2>&1 | tee "$log" | progress; then
 		grep -E -A 5 'error|Error|undefined reference' "$log" | tail -n 40 >&2
 		die "the kernel does not build; see $log"
 	fi
 }
 
-# progress ABOUT: count make's steps on stdin; redraw a line on a terminal, else
+# progress: count make's steps on stdin; redraw a line on a terminal, else
 # print one every 20 seconds.
 progress() {
-	local about=$1 done=0 shown=0 every=20 end='\n' line
+	local done=0 shown=0 every=20 end='\n' line
 	[[ -t 2 ]] && every=1 end='\r'
 
 	SECONDS=0
@@ -141,7 +179,7 @@ progress() {
 		if ((SECONDS >= shown + every)); then
 			shown=$SECONDS
 			# shellcheck disable=SC2059 # the line end differs
-			printf "guest-kernel: compiled %d of about %d, %d s$end" "$done" "$about" "$SECONDS" >&2
+			printf "guest-kernel: compiled %d files, %d s$end" "$done" "$SECONDS" >&2
 		fi
 	done
 	printf 'guest-kernel: compiled %d files in %d s\n' "$done" "$SECONDS" >&2

@@ -20,6 +20,7 @@ pub mod cgroup;
 pub mod container;
 pub mod early;
 pub mod failure;
+pub mod kernel;
 pub mod kmsg;
 pub mod power;
 pub mod process;

@@ -11,6 +11,7 @@ use tokio::io::AsyncWriteExt;
 use tokio_vsock::{VMADDR_CID_ANY, VMADDR_CID_HOST, VsockAddr, VsockListener, VsockStream};
 
 use crate::container::Containers;
+use crate::kernel::{Lacking, missing_for_vsock};
 use crate::kmsg;
 use crate::service::{Power, Service};
 use crate::streams::Streams;
@@ -23,9 +24,9 @@ impl HostConnections {
     ///
     /// # Errors
     ///
-    /// Those of bind(2) and listen(2), e.g. `ENODEV` in a guest without a vsock device.
+    /// Those of bind(2) and listen(2), or what the kernel lacks.
     pub fn for_rpc() -> io::Result<Self> {
-        VsockListener::bind(VsockAddr::new(VMADDR_CID_ANY, AGENT_PORT)).map(Self)
+        VsockListener::bind(VsockAddr::new(VMADDR_CID_ANY, AGENT_PORT)).map(Self).map_err(explain)
     }
 
     /// Listens for stdio streams.
@@ -34,7 +35,7 @@ impl HostConnections {
     ///
     /// As [`HostConnections::for_rpc`].
     pub fn for_streams() -> io::Result<Self> {
-        VsockListener::bind(VsockAddr::new(VMADDR_CID_ANY, STREAM_PORT)).map(Self)
+        VsockListener::bind(VsockAddr::new(VMADDR_CID_ANY, STREAM_PORT)).map(Self).map_err(explain)
     }
 
     /// The next connection; an error is that of accept(2).
@@ -70,13 +71,21 @@ impl HostConnections {
     }
 }
 
+fn explain(error: io::Error) -> io::Error {
+    match missing_for_vsock(&error) {
+        Some(feature) => io::Error::other(Lacking::new(feature, error)),
+        None => error,
+    }
+}
+
 /// Tells the host that the agent serves.
 ///
 /// # Errors
 ///
 /// Those of connect(2) and write(2), e.g. `ECONNRESET` when nobody waits for it.
 pub async fn say_ready() -> io::Result<()> {
-    let mut connection = VsockStream::connect(VsockAddr::new(VMADDR_CID_HOST, READY_PORT)).await?;
+    let host = VsockAddr::new(VMADDR_CID_HOST, READY_PORT);
+    let mut connection = VsockStream::connect(host).await.map_err(explain)?;
     connection.write_all(HELLO).await?;
     connection.shutdown(std::net::Shutdown::Write)
 }

@@ -9,6 +9,7 @@ mod exit;
 mod files;
 mod id_map;
 mod isolation;
+mod kernels;
 mod kill;
 mod many;
 mod memory;

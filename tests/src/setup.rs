@@ -101,6 +101,16 @@ impl Setup {
         self.build.join("share/runv/vmlinux")
     }
 
+    /// The directory of the other guest kernels, each named as its variant.
+    ///
+    /// # Errors
+    /// When it is not there.
+    pub fn kernels(&self) -> Result<PathBuf> {
+        let kernels = self.build.join("share/runv/kernels");
+        ensure!(kernels.is_dir(), "{} is missing: make kernels", kernels.display());
+        Ok(kernels)
+    }
+
     /// The initial RAM disk with the agent.
     #[must_use]
     pub fn initrd(&self) -> PathBuf {

@@ -9,6 +9,7 @@ use crate::cgroup::settings::{Setting, SettingError};
 use crate::cgroup::{Cgroup, CgroupError};
 use crate::container::Container;
 use crate::container::status::Status;
+use crate::kernel::{Lacking, missing_for_device_rules};
 
 /// Limits, checked.
 #[derive(Clone, Debug, Default)]
@@ -35,6 +36,9 @@ pub enum LimitError {
     /// The kernel does not take the rules.
     #[error("cannot set the rules for devices")]
     Devices(#[source] io::Error),
+    /// The kernel has no such rules.
+    #[error("cannot set the rules for devices")]
+    NoDevices(#[source] Lacking),
     /// Nothing to limit.
     #[error("container {id:?} cannot be updated: it is {status}")]
     NotRunning {
@@ -75,7 +79,10 @@ impl Limits {
         if attached.is_some() || !rules.allow_everything() {
             let directory = cgroup.open()?;
             let new = Attached::new(directory.as_fd(), rules, attached.as_ref());
-            *attached = Some(new.map_err(LimitError::Devices)?);
+            *attached = Some(new.map_err(|error| match missing_for_device_rules(&error) {
+                Some(feature) => LimitError::NoDevices(Lacking::new(feature, error)),
+                None => LimitError::Devices(error),
+            })?);
         }
         Ok(())
     }

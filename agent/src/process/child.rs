@@ -14,6 +14,7 @@ use rustix::process::umask;
 use crate::container::namespaces::Neighbour;
 use crate::container::request::ContainerSpec;
 use crate::failure::{Failure, FailureKind};
+use crate::kernel::{Lacking, missing_namespace};
 use crate::process::console::Console;
 use crate::process::control::ChildEnd;
 use crate::process::workload::{Workload, begin, execute, exit, system};
@@ -58,7 +59,8 @@ pub fn run(plan: &Plan, control: &ChildEnd, stdio: &[OwnedFd; 3]) -> Result<Infa
     begin(control, stdio, neighbours.iter().map(Neighbour::pidfd))?;
     umask(Mode::empty());
     if spec.namespaces.time {
-        time::enter_new_namespace(&spec.time_offsets).map_err(system("cannot make a time namespace"))?;
+        time::enter_new_namespace(&spec.time_offsets)
+            .map_err(namespace("cannot make a time namespace", libc::CLONE_NEWTIME))?;
     }
     if spec.namespaces.user {
         // Its ids are written by the agent, which may do that for any.
@@ -90,7 +92,9 @@ fn join(neighbour: &Neighbour) -> Result<(), Failure> {
 fn enter_namespaces(spec: &ContainerSpec) -> Result<(), Failure> {
     if spec.namespaces.cgroup {
         // The root of a cgroup namespace is its maker's cgroup, and during clone3 that is still the agent's.
-        unshare(CloneFlags::CLONE_NEWCGROUP).map_err(system("cannot make a cgroup namespace"))?;
+        unshare(CloneFlags::CLONE_NEWCGROUP)
+            .map_err(|errno| errno.into())
+            .map_err(namespace("cannot make a cgroup namespace", libc::CLONE_NEWCGROUP))?;
     }
     if spec.namespaces.network {
         network::bring_loopback_up().map_err(system("cannot bring the loopback interface up"))?;
@@ -103,6 +107,17 @@ fn enter_namespaces(spec: &ContainerSpec) -> Result<(), Failure> {
             .map_err(system("cannot set the domainname"))?;
     }
     sysctl::set(&spec.sysctl).map_err(|error| Failure::from_error(FailureKind::System, &error))
+}
+
+/// The failure to make a namespace, of which the kernel may have none.
+fn namespace(act: &'static str, flag: libc::c_int) -> impl FnOnce(io::Error) -> Failure {
+    move |error| match missing_namespace(u64::from(flag.unsigned_abs()), Path::new("/proc/self/ns")) {
+        Some(feature) => {
+            let lacking = Lacking::new(feature, error);
+            Failure::new(FailureKind::System, format!("{act}: {lacking}"))
+        }
+        None => system(act)(error),
+    }
 }
 
 /// Builds the root file system and enters it.

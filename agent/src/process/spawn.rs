@@ -3,10 +3,12 @@
 use std::convert::Infallible;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
 
 use crate::cgroup::CgroupError;
 use crate::container::namespaces::Namespaces;
 use crate::failure::Failure;
+use crate::kernel::{Lacking, missing_for_clone};
 use crate::process::child::{self, Plan};
 use crate::process::control::{self, AgentEnd, ChildEnd};
 use crate::process::join::{self, Join};
@@ -26,6 +28,9 @@ pub enum SpawnError {
     /// The process.
     #[error("cannot start the container's process")]
     Clone(#[source] io::Error),
+    /// What the kernel was built without.
+    #[error("cannot start the container's process")]
+    Lacking(#[source] Lacking),
 }
 
 /// Starts the init of the container that `plan` describes, in `cgroup`, with its new namespaces.
@@ -73,6 +78,11 @@ fn spawn(
     life: impl FnOnce(&ChildEnd) -> Result<Infallible, Failure>,
 ) -> Result<(Child, AgentEnd), SpawnError> {
     let (agent, end) = control::pair().map_err(SpawnError::Control)?;
-    let child = clone.spawn(|| report(&end, || life(&end))).map_err(SpawnError::Clone)?;
+    let child = clone.spawn(|| report(&end, || life(&end))).map_err(|error| {
+        match missing_for_clone(&error, clone.namespaces, Path::new("/proc/self/ns")) {
+            Some(feature) => SpawnError::Lacking(Lacking::new(feature, error)),
+            None => SpawnError::Clone(error),
+        }
+    })?;
     Ok((child, agent))
 }

@@ -20,6 +20,7 @@ use rustix::process::{DumpableBehavior, Uid, chdir, ioctl_tiocsctty, set_dumpabl
 use rustix::thread::set_no_new_privs;
 
 use crate::failure::{Failure, FailureKind};
+use crate::kernel::{Lacking, missing_for_filter};
 use crate::process::console::Console;
 use crate::process::control::ChildEnd;
 use crate::process::hooks::Hooks;
@@ -158,7 +159,13 @@ fn confine(process: &ProcessSpec, confinement: &Confinement) -> Result<(), Failu
 
 fn filter(confinement: &Confinement) -> Result<(), Failure> {
     let Some(filter) = &confinement.seccomp else { return Ok(()) };
-    filter.install().map_err(system("cannot set the seccomp filter"))
+    filter.install().map_err(|error| {
+        let act = "cannot set the seccomp filter";
+        match missing_for_filter(&error) {
+            Some(feature) => system(act)(Lacking::new(feature, error)),
+            None => system(act)(error),
+        }
+    })
 }
 
 /// Enters the working directory, if need be with the rights of the user only, and becomes the user, with the

@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, FileType, Mode, OFlags, fstat, openat};
+use rustix::io::Errno;
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, FsPickFlags, MountAttrFlags, OpenTreeFlags, fsconfig_create,
     fsconfig_reconfigure, fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, fspick, open_tree,
@@ -273,8 +274,11 @@ impl Mount {
             detail,
             source,
         };
-        let context = fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC)
-            .map_err(|source| error(String::new(), source.into()))?;
+        let context = fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC).map_err(|source| {
+            let detail =
+                if source == Errno::NODEV { ": the guest's kernel has no such file system" } else { "" };
+            error(detail.to_owned(), source.into())
+        })?;
         let make = || -> io::Result<OwnedFd> {
             if !device.is_empty() {
                 fsconfig_set_string(context.as_fd(), "source", device)?;
