@@ -46,6 +46,13 @@ fn versions_and_features_can_be_asked_for() -> Result<()> {
         features["hooks"].as_array().is_some_and(|hooks| hooks.contains(&"prestart".into())),
         "{features}"
     );
+    for list in ["/mountOptions", "/linux/capabilities", "/linux/seccomp/actions", "/linux/seccomp/archs"] {
+        assert!(
+            features.pointer(list).and_then(Value::as_array).is_some_and(|all| !all.is_empty()),
+            "{list}"
+        );
+    }
+    assert_eq!(features["annotations"]["io.runv.allow_annotations"], "cpus,memory");
     std::fs::remove_file(bundle.config())?;
     runv.call(&["spec"])?.expect(0)?;
     assert!(bundle.config().exists());

@@ -3,6 +3,7 @@
 //! Each file looks at one subject and returns [`Finding`]s; none changes the host. Called by `sandbox check`.
 
 mod cgroup;
+mod choices;
 mod guest;
 mod hypervisors;
 mod memory;
@@ -71,6 +72,7 @@ pub(crate) fn look(config: &Config, installation: &Installation) -> Report {
     checks.push(cgroup::check());
     checks.push(memory::check(config.memory));
     checks.extend(guest::check(config, installation));
+    checks.push(choices::check(config));
     let verdict = verdict::of(config, &facts, &checks);
     Report { checks, verdict }
 }
