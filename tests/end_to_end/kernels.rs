@@ -176,7 +176,7 @@ fn no_file_outside_of_the_directories_can_be_had() -> Result<()> {
         (at("link"), &["leads out of"]),
         (at("magic"), &["leads out of"]),
         (at("text"), &["is not a 64-bit ELF file", "uncompressed vmlinux"]),
-        (at("none"), &["none", "No such file"]),
+        (at("none"), &["none", "there is no such file in"]),
         (kernels.clone(), &["is in none of the directories"]),
     ] {
         let bundle = with_kernel("true", &path)?;

@@ -17,10 +17,13 @@ pub(crate) enum DirectoryError {
         list(.0)
     )]
     Outside(Vec<PathBuf>),
+    /// Below none of them.
+    #[error("there is no such file in {}", list(.0))]
+    Nowhere(Vec<PathBuf>),
     /// By `..`, or by a link.
     #[error("it leads out of {}", .0.display())]
     LeadsOut(PathBuf),
-    /// Not there, or not readable.
+    /// Not readable.
     #[error(transparent)]
     Open(#[from] io::Error),
 }
@@ -37,8 +40,8 @@ pub(crate) fn open_in(path: &Path, directories: &[PathBuf]) -> Result<File, Dire
         let below = if path.is_absolute() { path.strip_prefix(directory).ok() } else { Some(path) };
         let Some(below) = below.filter(|below| !below.as_os_str().is_empty()) else { continue };
         match open_below(directory, below) {
-            Err(Errno::NOENT | Errno::NOTDIR) if result.is_err() => {
-                result = Err(DirectoryError::Open(io::ErrorKind::NotFound.into()));
+            Err(Errno::NOENT | Errno::NOTDIR) => {
+                result = Err(DirectoryError::Nowhere(directories.to_vec()));
             }
             Err(Errno::XDEV | Errno::LOOP) => return Err(DirectoryError::LeadsOut(directory.clone())),
             Err(errno) => return Err(DirectoryError::Open(errno.into())),
@@ -86,6 +89,7 @@ mod tests {
                 text
             }
             Err(DirectoryError::Outside(_)) => "outside".to_owned(),
+            Err(DirectoryError::Nowhere(_)) => "nowhere".to_owned(),
             Err(DirectoryError::LeadsOut(from)) => {
                 format!("out of {}", from.file_name().unwrap().to_string_lossy())
             }
@@ -103,15 +107,15 @@ mod tests {
             ("first-not/c", "outside"),
             ("d", "outside"),
             ("first", "outside"),
-            ("second/none", "entity not found"),
+            ("second/none", "nowhere"),
         ] {
             assert_eq!(outcome(&at(path)), expected, "{path}");
         }
         for (path, expected) in [
             ("a", "first/a"),
             ("sub/b", "second/sub/b"),
-            ("none", "entity not found"),
-            ("a/b", "entity not found"),
+            ("none", "nowhere"),
+            ("a/b", "nowhere"),
             ("../d", "out of first"),
         ] {
             assert_eq!(outcome(Path::new(path)), expected, "{path}");
