@@ -185,6 +185,18 @@ progress() {
 	printf 'guest-kernel: compiled %d files in %d s\n' "$done" "$SECONDS" >&2
 }
 
+# relocations TREE FILE: what to change in a kernel that is moved (README.md, "KASLR"), into FILE.
+relocations() {
+	local tree=$1 file=$2
+
+	if [[ -f $tree/arch/x86/boot/compressed/vmlinux.relocs ]]; then
+		cp "$tree/arch/x86/boot/compressed/vmlinux.relocs" "$file"
+	else
+		# Before 6.5 they are made with the bzImage only, and stay in vmlinux.
+		"$tree/arch/x86/tools/relocs" "$tree/vmlinux" >"$file"
+	fi
+}
+
 # pack_kernel TREE FILE: the kernel as it is booted, into FILE (see pack.c).
 pack_kernel() {
 	local tree=$1 file=$2
