@@ -11,12 +11,14 @@ use std::time::{Duration, Instant};
 use agent_protocol::agent as proto;
 use serde_json::{Value, json};
 
+use super::super::annotations::Annotations;
 use super::super::default_spec;
+use super::super::machine_parts::machine_parts;
 use super::super::machine_size::{Host, machine_size};
 use super::super::place::Place;
 use super::super::{sources, to_agent, to_vm};
 use super::*;
-use crate::config::Config;
+use crate::config::{Annotation, Config, VmField};
 use crate::report::chain;
 
 const EVERYTHING: &str = include_str!("testdata/everything.json");
@@ -209,9 +211,22 @@ fn use_it(text: &[u8]) -> Result<(), String> {
         .map_err(|error| chain(&error))?;
     let cgroups = spec.linux().as_ref().and_then(|linux| linux.cgroups_path().as_deref());
     crate::host_cgroup::plan(cgroups, "id").map_err(|error| chain(&error))?;
-    let config = Config::default();
+    let config = Config {
+        allow_annotations: Annotation::ALL.to_vec(),
+        allow_vm_section: vec![
+            VmField::Hypervisor,
+            VmField::Kernel,
+            VmField::Initrd,
+            VmField::KernelParameters,
+        ],
+        hypervisor_paths: vec!["/usr/bin/qemu-system-x86_64".into()],
+        ..Config::default()
+    };
+    let annotations = Annotations::read(spec, &config).map_err(|error| chain(&error))?;
+    let parts = machine_parts(spec, &annotations, &config).map_err(|error| chain(&error))?;
+    assert!(parts.kernel_parameters.iter().all(|word| !word.contains(char::is_whitespace)), "{parts:?}");
     let host = Host { memory_mib: 4096, cpus: 2 };
-    let size = machine_size(spec, &config, host).map_err(|error| chain(&error))?;
+    let size = machine_size(spec, &annotations, &config, host).map_err(|error| chain(&error))?;
     assert!(size.cpus >= NonZeroU8::MIN && size.memory_mib > 0, "{size:?}");
     let found =
         sources::Sources { rootfs: "/rootfs".into(), binds: vec![(0, "/a".into()), (900, "/b".into())] };
