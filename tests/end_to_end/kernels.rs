@@ -182,7 +182,10 @@ fn no_file_outside_of_the_directories_can_be_had() -> Result<()> {
         refused(&Sandbox::configured(&bundle, &allowed(&kernels))?, &fragments)?;
     }
     let bundle = annotated("true", "initrd", "../vmlinux")?;
-    refused(&Sandbox::configured(&bundle, &allowed(&kernels))?, &["leads out of", "annotation io.runv.initrd"])
+    refused(
+        &Sandbox::configured(&bundle, &allowed(&kernels))?,
+        &["leads out of", "annotation io.runv.initrd"],
+    )
 }
 
 /// The configuration's driver cannot work here with the program that it would take.

@@ -52,7 +52,7 @@ fn versions_and_features_can_be_asked_for() -> Result<()> {
             "{list}"
         );
     }
-    assert_eq!(features["annotations"]["io.runv.allow_annotations"], "cpus,memory");
+    assert_eq!(features["annotations"]["io.runv.allow_annotations"], "cpus,memory,rootfs_upper");
     std::fs::remove_file(bundle.config())?;
     runv.call(&["spec"])?.expect(0)?;
     assert!(bundle.config().exists());

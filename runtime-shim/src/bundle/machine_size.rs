@@ -227,6 +227,9 @@ mod tests {
         assert!(upper("tmpfs:1G", json!({})).unwrap_err().contains("memory of 256 MiB"));
         assert_eq!(upper("tmpfs", json!({"memory": {"limit": 1_u64 << 40}})), Ok(Some(4096)));
         let config = Config { rootfs_upper: "tmpfs:9M".parse().unwrap(), ..Config::default() };
-        assert_eq!(machine_size(&Spec::default(), &Annotations::default(), &config, HOST).unwrap().rootfs_upper_mib, Some(9));
+        assert_eq!(
+            machine_size(&Spec::default(), &Annotations::default(), &config, HOST).unwrap().rootfs_upper_mib,
+            Some(9)
+        );
     }
 }

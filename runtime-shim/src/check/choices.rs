@@ -63,7 +63,7 @@ mod tests {
         let finding = check(&Config::default());
         assert_eq!(
             (finding.status, &*finding.found),
-            (Status::Ok, "annotations: memory, cpus; vm section: none")
+            (Status::Ok, "annotations: memory, cpus, rootfs_upper; vm section: none")
         );
     }
 
