@@ -6,8 +6,8 @@
 //! guest is noticed and explained, and that the machine is the one that was made. The rest is the bundle's business,
 //! mitigations and hardening of its own kernel included: they stand between its own processes.
 //!
-//! A word that the kernel does not know becomes an argument of the agent or a variable of its environment; it uses
-//! neither.
+//! A word that the kernel does not know becomes an argument of the agent or a variable of its environment. Of these it
+//! reads those that begin with `runv` only.
 
 use vmm::config::is_kernel_parameter;
 
@@ -46,8 +46,8 @@ const END: &[&str] = &[
 const MACHINE: &[&str] =
     &["mem", "memmap", "no_timer_check", "noapictimer", "swiotlb", "tsc", "tsc_early_khz"];
 
-/// The same, by the part before the dot.
-const NAMESPACES: &[&str] = &["runv", "virtio_mmio"];
+/// All that begin so: the agent's own, and devices.
+const PREFIXES: &[&str] = &["runv", "virtio_mmio."];
 
 /// A word that a bundle may not set.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -72,9 +72,8 @@ fn check(word: &str) -> Result<(), WordError> {
     let name = word.split('=').next().unwrap_or_default();
     // To the kernel, - and _ are the same in a name (kernel/params.c).
     let plain = name.replace('-', "_");
-    let namespace = plain.split('.').next().filter(|_| plain.contains('.'));
     let reserved = [AGENT, END, MACHINE].iter().any(|list| list.contains(&plain.as_str()))
-        || namespace.is_some_and(|namespace| NAMESPACES.contains(&namespace));
+        || PREFIXES.iter().any(|prefix| plain.starts_with(prefix));
     if reserved { Err(WordError::Reserved(name.to_owned())) } else { Ok(()) }
 }
 
@@ -101,7 +100,8 @@ mod tests {
             ("tsc-early-khz=1", "tsc-early-khz"),
             ("virtio_mmio.device=4K@0xd0000000:5", "virtio_mmio.device"),
             ("virtio-mmio.device=4K@0xd0000000:5", "virtio-mmio.device"),
-            ("runv.debug", "runv.debug"),
+            ("runv_debug", "runv_debug"),
+            ("runv-debug=1", "runv-debug"),
             ("no-timer_check", "no-timer_check"),
         ] {
             assert_eq!(check(word), Err(WordError::Reserved(name.into())), "{word}");
