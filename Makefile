@@ -19,7 +19,7 @@ VMLINUX := $(BUILD)/share/runv/vmlinux
 INITRD := $(BUILD)/share/runv/initrd.cpio
 BUNDLE := $(BUILD)/bundle/debian
 # Kernels that a bundle may choose instead, of guest-kernel/variants.
-VARIANTS := 6.1
+VARIANTS := lean 6.1
 KERNELS := $(BUILD)/share/runv/kernels
 PACKAGE_LISTS := $(wildcard packages guest-kernel/packages tests/packages)
 
@@ -72,7 +72,7 @@ kernel: | setup
 	@guest-kernel/build $(VMLINUX)
 
 .PHONY: kernels
-kernels: | setup ## Other guest kernels, for bundles that choose theirs: Linux 6.1
+kernels: | setup ## Other guest kernels, for bundles that choose theirs: a lean one and Linux 6.1
 	@mkdir -p $(KERNELS)
 	@for variant in $(VARIANTS); do guest-kernel/build --variant $$variant $(KERNELS)/$$variant; done
 
