@@ -61,6 +61,13 @@ fn a_second_container_joins_the_machine_of_the_first_by_its_namespaces() -> Resu
     assert!(other.rootfs().join("written").exists());
     assert!(!bundle.rootfs().join("written").exists());
     member.call(&["delete", "app"])?.expect(0)?;
+
+    let larger = joining("true", &runv.read("pid"), POD)?
+        .edit(|spec| spec["annotations"] = json!({ "io.runv.memory": "1G" }))?;
+    let larger = Runtime::with_root_of(&runv, &larger);
+    let refused = larger.leave(&["create", "larger"])?;
+    refused
+        .refused("annotation io.runv.memory chooses the machine, and this container joins that of another")?;
     assert_eq!(runv.state("infra")?["status"], "running");
     Ok(())
 }

@@ -67,6 +67,19 @@ impl Annotations {
         Ok(read)
     }
 
+    /// One that chooses a part of the machine, if there is any.
+    pub(crate) fn of_the_machine(&self) -> Option<Annotation> {
+        let given = [
+            (self.memory.is_some(), Annotation::Memory),
+            (self.cpus.is_some(), Annotation::Cpus),
+            (self.hypervisor.is_some(), Annotation::Hypervisor),
+            (self.kernel.is_some(), Annotation::Kernel),
+            (self.initrd.is_some(), Annotation::Initrd),
+            (!self.kernel_parameters.is_empty(), Annotation::KernelParameters),
+        ];
+        given.into_iter().find_map(|(is_given, annotation)| is_given.then_some(annotation))
+    }
+
     fn set(&mut self, annotation: Annotation, value: &str) -> Result<(), String> {
         fn text(error: impl fmt::Display) -> String {
             error.to_string()
@@ -133,6 +146,15 @@ mod tests {
         let words = read("io.runv.kernel_parameters", " a=b  c\n", &config).unwrap().kernel_parameters;
         assert_eq!(words, ["a=b", "c"]);
         assert!(read("org.example", "x", &config).is_ok());
+    }
+
+    #[test]
+    fn those_of_the_machine_are_told_from_those_of_the_container() {
+        let config = Config { allow_annotations: Annotation::ALL.to_vec(), ..Config::default() };
+        let machines = |name, value| read(name, value, &config).unwrap().of_the_machine();
+        assert_eq!(machines("io.runv.rootfs_upper", "tmpfs"), None);
+        assert_eq!(machines("io.runv.cpus", "1"), Some(Annotation::Cpus));
+        assert_eq!(machines("io.runv.kernel_parameters", "a=b"), Some(Annotation::KernelParameters));
     }
 
     #[test]

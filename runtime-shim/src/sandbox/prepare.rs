@@ -25,7 +25,7 @@ use crate::bundle::place::Place;
 use crate::bundle::sources::{self, SourceError, Sources};
 use crate::bundle::vm_section::VmSectionError;
 use crate::bundle::{socket_binds, to_vm};
-use crate::config::Config;
+use crate::config::{ANNOTATION_PREFIX, Config};
 
 /// The sandbox cannot be started.
 #[derive(Debug, thiserror::Error)]
@@ -57,6 +57,9 @@ pub(crate) enum PrepareError {
     /// A mount point.
     #[error(transparent)]
     MountPoint(#[from] MountPointError),
+    /// A choice for a machine that is there already.
+    #[error("{0} chooses the machine, and this container joins that of another; remove it from the bundle")]
+    MachineOfAnother(String),
     /// What is added to the share of a machine that runs.
     #[error("cannot share the container's files")]
     Share(#[from] RootError),
@@ -132,7 +135,17 @@ impl Share {
     /// Finds and opens it.
     pub(crate) fn prepare(config: &Config, bundle: &Bundle) -> Result<Self, PrepareError> {
         let sources = sources::find(&bundle.spec, &bundle.directory)?;
-        let size = machine_size(&bundle.spec, config, host::this_host().map_err(PrepareError::Host)?)?;
+        let annotations = Annotations::read(&bundle.spec, config)?;
+        if let Some(annotation) = annotations.of_the_machine() {
+            return Err(PrepareError::MachineOfAnother(format!(
+                "annotation {ANNOTATION_PREFIX}{annotation}"
+            )));
+        }
+        if bundle.spec.vm().is_some() {
+            return Err(PrepareError::MachineOfAnother("vm".to_owned()));
+        }
+        let host = host::this_host().map_err(PrepareError::Host)?;
+        let size = machine_size(&bundle.spec, &annotations, config, host)?;
         let has_upper = size.rootfs_upper_mib.is_some();
         if !has_upper {
             make_mount_points(&bundle.spec, &sources)?;
