@@ -93,7 +93,7 @@ fn terminal(number: i32) -> String {
     }
 }
 
-/// Of /proc/<pid>/status, what ps(1) can be asked for and has no field of its own.
+/// Of `/proc/<pid>/status`, what ps(1) can be asked for and has no field of its own.
 fn rights(status: &str) -> Vec<String> {
     const NAMES: [&str; 8] =
         ["Groups:", "CapInh:", "CapPrm:", "CapEff:", "CapBnd:", "CapAmb:", "NoNewPrivs:", "Seccomp:"];
