@@ -1,7 +1,7 @@
 //! `runv` killed at each of its steps: whatever it was about to do, `delete --force` leaves nothing.
 //!
 //! A step is the begin or the end of a system call (`e2e::trace`). `RUNV_TEST_STEPS` of them, spread over the whole
-//! run of a command, are tried (a few unless set); the soak tries them all.
+//! run of a command, are tried: a few unless set, more in the soak.
 
 use std::fs::{self, File};
 use std::time::Duration;
