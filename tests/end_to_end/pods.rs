@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use e2e::{Bundle, Census, Deadline, Runtime, alone, together};
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
 /// Runs until it is told to end, which it does with status 3.
@@ -138,6 +139,12 @@ fn what_is_done_to_one_container_is_done_to_it_alone() -> Result<()> {
     Ok(())
 }
 
+/// Kills the host process of the container that was made last.
+fn kill_monitor(runv: &Runtime<'_>) -> Result<()> {
+    let pid = Pid::from_raw(runv.read("pid").parse()?).context("no process id")?;
+    kill_process(pid, Signal::KILL).context("cannot kill the monitor")
+}
+
 /// Host paths that the device process of a container's machine has in its share, and descriptors that it has open.
 fn shared(runv: &Runtime<'_>, id: &str) -> Result<(usize, usize)> {
     let record = fs::read(runv.root().join(id).join("state.json")).context("state.json")?;
@@ -172,7 +179,7 @@ fn a_member_that_is_gone_leaves_nothing_in_the_machine_however_it_ended() -> Res
                 }
                 "force" => {}
                 _ => {
-                    std::process::Command::new("kill").args(["-9", &member.read("pid")]).status()?;
+                    kill_monitor(&member)?;
                     member.wait_for_status("app", "stopped")?;
                 }
             }
@@ -239,8 +246,7 @@ fn the_end_of_the_machine_ends_its_members_with_an_error_that_says_so() -> Resul
                 runv.call(&["kill", "infra", "KILL"])?.expect(0)?;
             }
             _ => {
-                let status = std::process::Command::new("kill").args(["-9", &runv.read("pid")]).status()?;
-                ensure!(status.success(), "kill failed");
+                kill_monitor(&runv)?;
             }
         }
         member.wait_for_status("app", "stopped")?;

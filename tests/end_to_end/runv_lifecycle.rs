@@ -64,9 +64,11 @@ fn the_wait_status_of_the_containers_process_is_the_workloads() -> Result<()> {
         let mut shim = std::process::Command::new(Setup::get()?.probe())
             .args(words)
             .stdout(std::process::Stdio::piped())
+            .stderr(std::process::Stdio::piped())
             .spawn()
             .context("cannot start probe")?;
         let output = e2e::Output::collect(shim.stdout.take().context("no stdout")?);
+        let errors = e2e::Output::collect(shim.stderr.take().context("no stderr")?);
         let deadline = Deadline::generous()?;
         output.wait_for("adopted", deadline)?;
         runv.call(&["start", id])?.expect(0)?;
@@ -78,7 +80,7 @@ fn the_wait_status_of_the_containers_process_is_the_workloads() -> Result<()> {
             exec.expect(0)?;
         }
         runv.call(&["kill", id, signal])?.expect(0)?;
-        output.wait_for(end, deadline)?;
+        output.wait_for(end, deadline).with_context(|| format!("{id} said {:?}", errors.text()))?;
         shim.wait()?;
         runv.call(&["kill", id, "9"])?.refused("container not running")?;
         runv.call(&["delete", id])?.expect(0)?;

@@ -19,8 +19,9 @@ use crate::container::Containers;
 use crate::kmsg;
 use crate::process::lifeline::Holder;
 
-/// How long the shim may take to close its connection after the answer.
-const FAREWELL: Duration = Duration::from_millis(100);
+/// How long the shim may take to close its connections after the answer, which is still to be sent when it begins: on a
+/// busy host, the guest's processor may not run for a while.
+const FAREWELL: Duration = Duration::from_secs(2);
 
 /// How long killed containers may take to end.
 const LAST_BREATH: Duration = Duration::from_secs(2);
