@@ -80,7 +80,12 @@ fn the_wait_status_of_the_containers_process_is_the_workloads() -> Result<()> {
             exec.expect(0)?;
         }
         runv.call(&["kill", id, signal])?.expect(0)?;
-        output.wait_for(end, deadline).with_context(|| format!("{id} said {:?}", errors.text()))?;
+        output.wait_for(end, deadline).with_context(|| {
+            format!(
+                "{id} said {:?}",
+                errors.to_end(deadline).map(|said| String::from_utf8_lossy(&said).into_owned())
+            )
+        })?;
         shim.wait()?;
         runv.call(&["kill", id, "9"])?.refused("container not running")?;
         runv.call(&["delete", id])?.expect(0)?;

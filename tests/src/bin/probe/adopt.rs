@@ -11,7 +11,7 @@ pub(crate) fn adopt(pid_file: &str, command: &[String]) -> Result<()> {
     set_child_subreaper(Some(getpid())).context("cannot become a subreaper")?;
     let (program, arguments) = command.split_first().context("no command")?;
     let mut command = Command::new(program);
-    command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::inherit());
     let status = command.status().with_context(|| format!("cannot run {program}"))?;
     ensure!(status.success(), "{program} ended with {status}");
     let pid = fs::read_to_string(pid_file).with_context(|| format!("cannot read {pid_file}"))?;
