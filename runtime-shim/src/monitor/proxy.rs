@@ -10,6 +10,7 @@ use agent_protocol::{AGENT_PORT, STREAM_PORT};
 use protobuf::MessageField;
 
 use super::boot::{introduce, one_terminal, separate};
+use super::detached::announce_failure;
 use super::ending;
 use super::launch;
 use super::plan::{Announcement, Creator, ExecPlan};
@@ -18,7 +19,6 @@ use super::workload::{OnSignal, ProcessEnd, Workload, refused};
 use crate::bundle::to_agent;
 use crate::container::store::Folder;
 use crate::control::client::connect_to_guest;
-use crate::control::message::cut;
 use crate::failure::Failure;
 use crate::host_cgroup;
 use crate::io::streams::{self, Streams};
@@ -33,12 +33,7 @@ pub(crate) fn main(plan: OwnedFd, socket: OwnedFd) -> u8 {
     let end = detached(plan, &mut creator);
     match (end, creator) {
         (Ok(end), _) => ending::follow(end),
-        (Err(failure), Some(creator)) => {
-            let message = cut(&report::chain(failure.error.as_ref()));
-            // A creator that has gone has nobody to tell either.
-            let _ = creator.announce(&Announcement::Failed { message, exit_code: failure.exit_code });
-            failure.exit_code
-        }
+        (Err(failure), Some(creator)) => announce_failure(&creator, &failure),
         (Err(failure), None) => {
             report::error(failure.error.as_ref());
             failure.exit_code

@@ -228,10 +228,17 @@ impl Workload<'_> {
         let answered =
             asked.and_then(|pending| self.answer(&pending, OnSignal::Abort, Some(SHUTDOWN_PATIENCE)));
         drop(self.agent);
-        let powered_off = || self.sandbox.is_none_or(|sandbox| sandbox.vm_ended_within(END_PATIENCE));
         match answered {
-            Err(error) => report::warning(&format!("the guest was not shut down: {}", report::chain(&error))),
-            Ok(_) if !powered_off() => report::warning("the guest did not power off, and was stopped"),
+            Err(error) => {
+                let error = match self.sandbox {
+                    Some(sandbox) => death::behind(sandbox, error),
+                    None => error,
+                };
+                report::warning(&format!("the guest was not shut down: {}", report::chain(&error)));
+            }
+            Ok(_) if self.sandbox.is_some_and(|sandbox| !sandbox.vm_ended_within(END_PATIENCE)) => {
+                report::warning("the guest did not power off, and was stopped");
+            }
             Ok(_) => {}
         }
     }
