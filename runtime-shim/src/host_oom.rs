@@ -7,6 +7,7 @@
 //! is what the watchers see. Its `oom_score_adj` is the highest there is, so that it is the one to go. Then the
 //! limit is as it was.
 
+use crate::path_error::{PathError, failed};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -28,16 +29,8 @@ const PATIENCE: Duration = Duration::from_secs(20);
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum OomError {
     /// A file of the cgroup.
-    #[error("cannot {step} {}", path.display())]
-    File {
-        /// What was tried.
-        step: &'static str,
-        /// On what.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        source: io::Error,
-    },
+    #[error(transparent)]
+    File(#[from] PathError),
     /// The process.
     #[error("cannot run a process out of memory")]
     Process(#[source] io::Error),
@@ -142,10 +135,6 @@ pub(crate) fn exhaust() -> u8 {
 fn read(path: &Path) -> Result<String, OomError> {
     let text = fs::read_to_string(path).map_err(failed("read", path))?;
     Ok(text.trim().to_owned())
-}
-
-fn failed(step: &'static str, path: &Path) -> impl FnOnce(io::Error) -> OomError {
-    move |source| OomError::File { step, path: path.to_owned(), source }
 }
 
 #[cfg(test)]

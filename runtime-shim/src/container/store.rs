@@ -12,6 +12,7 @@ use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags, flock, open, openat, ren
 
 use super::id::ContainerId;
 use super::record::Record;
+use crate::path_error::{PathError, failed};
 
 const RECORD: &str = "state.json";
 const NEW_RECORD: &str = "state.json.new";
@@ -34,20 +35,8 @@ pub(crate) enum StoreError {
     #[error("{} is not a container of this runtime", .0.display())]
     Foreign(PathBuf),
     /// Anything else.
-    #[error("cannot {step} {}", path.display())]
-    Io {
-        /// What was tried.
-        step: &'static str,
-        /// On what.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        source: io::Error,
-    },
-}
-
-fn failed<E: Into<io::Error>>(step: &'static str, path: &Path) -> impl FnOnce(E) -> StoreError {
-    move |source| StoreError::Io { step, path: path.to_owned(), source: source.into() }
+    #[error(transparent)]
+    Io(#[from] PathError),
 }
 
 /// All containers of a root.
@@ -69,7 +58,7 @@ impl Store {
         match rustix::fs::mkdir(&path, Mode::from_raw_mode(0o711)) {
             Ok(()) => {}
             Err(rustix::io::Errno::EXIST) => return Err(StoreError::Exists),
-            Err(errno) => return Err(failed("make", &path)(errno)),
+            Err(errno) => return Err(failed("make", &path)(errno).into()),
         }
         let folder = Folder::open(path)?;
         folder.write(record).inspect_err(|_| {
@@ -96,7 +85,7 @@ impl Store {
         let entries = match fs::read_dir(&self.root) {
             Ok(entries) => entries,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-            Err(error) => return Err(failed("read", &self.root)(error)),
+            Err(error) => return Err(failed("read", &self.root)(error).into()),
         };
         let names = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
         // What is another's, or vanishes meanwhile, is not there.
@@ -125,7 +114,7 @@ impl Folder {
         match open(&path, flags, Mode::empty()) {
             Ok(fd) => Ok(Self { fd, path }),
             Err(rustix::io::Errno::NOENT) => Err(StoreError::NotFound),
-            Err(errno) => Err(failed("open", &path)(errno)),
+            Err(errno) => Err(failed("open", &path)(errno).into()),
         }
     }
 
@@ -146,7 +135,7 @@ impl Folder {
         let file = match openat(&self.fd, RECORD, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()) {
             Ok(file) => File::from(file),
             Err(rustix::io::Errno::NOENT) => return Err(StoreError::Foreign(self.path.clone())),
-            Err(errno) => return Err(failed("open", &path)(errno)),
+            Err(errno) => return Err(failed("open", &path)(errno).into()),
         };
         serde_json::from_reader(io::BufReader::new(file))
             .map_err(|_not_ours| StoreError::Foreign(self.path.clone()))
@@ -183,7 +172,7 @@ impl Folder {
         let file = openat(&self.fd, NEW_RECORD, flags, Mode::from_raw_mode(0o600));
         let mut file = File::from(file.map_err(failed("make", &path))?);
         file.write_all(&text).map_err(failed("write", &path))?;
-        renameat(&self.fd, NEW_RECORD, &self.fd, RECORD).map_err(failed("rename", &path))
+        Ok(renameat(&self.fd, NEW_RECORD, &self.fd, RECORD).map_err(failed("rename", &path))?)
     }
 
     /// Whether it is what a `create` leaves that was killed before it wrote a record.
@@ -214,7 +203,7 @@ impl Folder {
                 // Somebody who does not know yet that the record is gone has made a lock.
                 Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty && self.is_unfinished() => {}
                 Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                    return Err(failed("remove", &self.path)(error));
+                    return Err(failed("remove", &self.path)(error).into());
                 }
                 _ => return Ok(()),
             }
@@ -224,7 +213,7 @@ impl Folder {
     fn unlink(&self, name: &str) -> Result<(), StoreError> {
         match unlinkat(self.fd.as_fd(), name, AtFlags::empty()) {
             Ok(()) | Err(rustix::io::Errno::NOENT) => Ok(()),
-            Err(errno) => Err(failed("remove", &self.path.join(name))(errno)),
+            Err(errno) => Err(failed("remove", &self.path.join(name))(errno).into()),
         }
     }
 }

@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::path_error::{PathError, failed};
 use systemd::Scope;
 
 /// Where the kernel shows what is mounted (proc(5)).
@@ -37,20 +38,8 @@ pub(crate) enum CgroupError {
     )]
     NotSystemd(String),
     /// The kernel's files.
-    #[error("cannot {step} {}", path.display())]
-    Io {
-        /// What was tried.
-        step: &'static str,
-        /// On what.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        source: io::Error,
-    },
-}
-
-fn failed(step: &'static str, path: &Path) -> impl FnOnce(io::Error) -> CgroupError {
-    move |source| CgroupError::Io { step, path: path.to_owned(), source }
+    #[error(transparent)]
+    Io(#[from] PathError),
 }
 
 /// A hierarchy as it is mounted.
@@ -129,7 +118,7 @@ fn remove_tree(folder: &Path, deadline: Instant) -> Result<(), CgroupError> {
     let entries = match fs::read_dir(folder) {
         Ok(entries) => entries,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(failed("read", folder)(error)),
+        Err(error) => return Err(failed("read", folder)(error).into()),
     };
     for entry in entries.flatten().filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())) {
         remove_tree(&entry.path(), deadline)?;
@@ -141,7 +130,7 @@ fn remove_tree(folder: &Path, deadline: Instant) -> Result<(), CgroupError> {
                 thread::sleep(Duration::from_millis(5));
             }
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                return Err(failed("remove", folder)(error));
+                return Err(failed("remove", folder)(error).into());
             }
             _ => return Ok(()),
         }
@@ -157,7 +146,7 @@ fn make(folder: &Path) -> Result<(), CgroupError> {
         make(parent)?;
         match fs::create_dir(folder) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
-                return Err(failed("make", folder)(error));
+                return Err(failed("make", folder)(error).into());
             }
             _ => {}
         }
