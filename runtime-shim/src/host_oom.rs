@@ -3,9 +3,12 @@
 //!
 //! containerd's shim, conmon and kubelet watch that cgroup and know nothing of a guest's. So, once a workload has ended
 //! of which the guest's kernel has killed processes, a process of this program is let run out of memory there: the
-//! cgroup's limit is lowered to little more than what is used, and the process takes it until the kernel kills it, which
-//! is what the watchers see. Its `oom_score_adj` is the highest there is, so that it is the one to go. Then the
-//! limit is as it was.
+//! cgroup's limit is set to little more than what is used, and the process takes it until the kernel kills it, which
+//! is what the watchers see. Then the limit is as it was.
+//!
+//! The kernel ends the process that has most: its own memory, and as much of the limit as its `oom_score_adj` says. Ours
+//! says all of it, which is more than what the machine's processes have only if the limit is: they have pages that are
+//! charged elsewhere, those of QEMU's program for one. So the limit is no less than what the largest of them has.
 
 use crate::path_error::{PathError, failed};
 use std::fs;
@@ -19,8 +22,8 @@ use std::time::{Duration, Instant};
 /// Room for the process to start in, beside what is used.
 const ROOM: u64 = 8 << 20;
 
-/// The process gives up here: the limit does not hold.
-const MOST: usize = 64 << 20;
+/// What the process takes beyond the limit before it gives up: the limit does not hold.
+const EXCESS: u64 = 64 << 20;
 
 /// How long the kernel may take, on a host that is busy or emulated too.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -95,17 +98,33 @@ fn make_event(folders: &[PathBuf]) -> Result<(), OomError> {
     let used = read(&folder.join(names.usage))?.parse().unwrap_or(0_u64);
     // Where there is no swap, there is no such file to write.
     let _ = fs::write(folder.join(names.no_swap.0), names.no_swap.1);
-    // "max" is none.
-    let lowered = used.saturating_add(ROOM).min(before.parse().unwrap_or(u64::MAX));
-    fs::write(&limit, lowered.to_string()).map_err(failed("lower", &limit))?;
-    let end = run_out();
+    let narrow = used.max(largest(folder)?).saturating_add(ROOM);
+    fs::write(&limit, narrow.to_string()).map_err(failed("set", &limit))?;
+    let end = run_out(narrow.saturating_sub(used).saturating_add(EXCESS));
     fs::write(&limit, before).map_err(failed("restore", &limit))?;
     end
 }
 
-fn run_out() -> Result<(), OomError> {
+/// What the largest process of a cgroup has, in bytes, as the kernel counts it to choose one.
+fn largest(folder: &Path) -> Result<u64, OomError> {
+    let processes = read(&folder.join("cgroup.procs"))?;
+    // One that has ended meanwhile has nothing.
+    let statuses = processes.lines().filter_map(|pid| fs::read_to_string(format!("/proc/{pid}/status")).ok());
+    Ok(statuses.map(|status| memory_of(&status)).max().unwrap_or(0))
+}
+
+/// The sum that `oom_badness` makes, of the lines of a `/proc/PID/status`.
+fn memory_of(status: &str) -> u64 {
+    let counted = |line: &str| {
+        let rest = ["VmRSS:", "VmSwap:", "VmPTE:"].iter().find_map(|name| line.strip_prefix(name))?;
+        rest.trim().strip_suffix(" kB")?.parse::<u64>().ok()
+    };
+    status.lines().filter_map(counted).sum::<u64>() << 10
+}
+
+fn run_out(most: u64) -> Result<(), OomError> {
     let mut command = Command::new("/proc/self/exe");
-    command.arg("exhaust").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    command.args(["exhaust", &most.to_string()]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     let mut child = command.spawn().map_err(OomError::Process)?;
     let deadline = Instant::now() + PATIENCE;
     loop {
@@ -122,11 +141,12 @@ fn run_out() -> Result<(), OomError> {
     }
 }
 
-/// Takes memory until the kernel ends this process; returns the status with which to exit if it does not.
-pub(crate) fn exhaust() -> u8 {
+/// Takes `most` bytes, or less if the kernel ends this process before; returns the status with which to exit if it does
+/// not.
+pub(crate) fn exhaust(most: usize) -> u8 {
     // Raising it needs no right. Without it, another process might be chosen.
     if fs::write("/proc/self/oom_score_adj", "1000").is_ok() {
-        let taken = vec![1_u8; MOST];
+        let taken = vec![1_u8; most];
         std::hint::black_box(&taken);
     }
     1
@@ -146,5 +166,12 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         assert!(make_event(&[folder.path().to_owned()]).is_ok());
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_process_has_what_the_kernel_counts() {
+        let status = "Name:\tx\nVmPeak:\t 900 kB\nVmRSS:\t    20 kB\nRssFile:\t 8 kB\nVmPTE:\t 4 kB\nVmSwap:\t 1 kB\n";
+        assert_eq!(memory_of(status), 25 << 10);
+        assert_eq!(memory_of("Name:\tkthreadd\n"), 0);
     }
 }

@@ -77,7 +77,10 @@ enum Command {
     Scope(internal::ScopeArguments),
     /// Take memory until the kernel ends it
     #[command(hide = true)]
-    Exhaust,
+    Exhaust {
+        /// Bytes to take at most
+        most: usize,
+    },
 }
 
 /// Parses the command line and obeys; returns the exit status.
@@ -96,7 +99,7 @@ pub(crate) fn main() -> u8 {
     };
     let prepared = match &command {
         // What they say, and where, is in their plan.
-        Command::Monitor(_) | Command::Proxy(_) | Command::Exhaust => Ok(()),
+        Command::Monitor(_) | Command::Proxy(_) | Command::Exhaust { .. } => Ok(()),
         _ => prepare(&arguments.global),
     };
     match prepared.and_then(|()| obey(command, &arguments.global)) {
@@ -154,7 +157,7 @@ fn obey(command: Command, global: &Global) -> Result<u8, Failure> {
         Command::Proxy(arguments) => internal::proxy(&arguments),
         Command::Scope(arguments) => Ok(internal::scope(&arguments)),
         Command::Monitor(arguments) => internal::monitor(&arguments),
-        Command::Exhaust => Ok(host_oom::exhaust()),
+        Command::Exhaust { most } => Ok(host_oom::exhaust(most)),
     }
 }
 

@@ -130,10 +130,19 @@ fn of_panic(console: &str) -> Option<Death> {
     let (before, after) = console.split_once(PANIC)?;
     let panic = after.lines().next().unwrap_or_default().trim();
     if !panic.starts_with("Attempted to kill init!") {
-        return Some(Death::Panic(panic.to_owned()));
+        return Some(Death::Panic(with_the_fault(panic, before)));
     }
     let last_words = before.lines().rev().map(message_of).find(|line| line.starts_with("runv-agent"));
     Some(Death::Agent(last_words.unwrap_or(panic).to_owned()))
+}
+
+/// What the kernel did wrong, and where, if that is why it panicked: the panic itself is then "Fatal exception".
+fn with_the_fault(panic: &str, before: &str) -> String {
+    const FAULTS: [&str; 3] = ["BUG: ", "Oops: ", "kernel BUG at "];
+    let mut lines = before.lines().map(message_of);
+    let fault = lines.by_ref().find(|line| FAULTS.iter().any(|start| line.starts_with(start)));
+    let place = lines.find_map(|line| line.strip_prefix("RIP: "));
+    fault.iter().chain(&place).fold(panic.to_owned(), |text, part| text + ": " + part)
 }
 
 /// A console line without the kernel's time stamp.
@@ -191,6 +200,13 @@ mod tests {
                 "[    1.0] runv-agent: cannot mount /proc\n\
                  [    1.0] Kernel panic - not syncing: Attempted to kill init! exitcode=0x00000100",
                 "the agent died: runv-agent: cannot mount /proc",
+            ),
+            (
+                "[    2.8] Oops: general protection fault: 0000 [#1]\n\
+                 [    2.8] RIP: 0010:fuse_invalidate_atime+0x4/0x30\n\
+                 [    3.1] Kernel panic - not syncing: Fatal exception\n",
+                "the guest kernel panicked: Fatal exception: Oops: general protection fault: 0000 [#1]: \
+                 0010:fuse_invalidate_atime+0x4/0x30",
             ),
             (
                 "Kernel panic - not syncing: Attempted to kill init! exitcode=0x00000009\n",

@@ -6,10 +6,13 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{BufReader, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::thread;
+use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use e2e::pattern::Pattern;
 use rustix::fs::{FlockOperation, flock};
+use signal_hook::low_level::exit;
 
 fn open(path: &str) -> Result<File> {
     OpenOptions::new()
@@ -110,4 +113,21 @@ pub(crate) fn crowd(directory: &str, count: u64) -> Result<()> {
     ensure!(left == 10, "{left} files are left");
     println!("crowd {count}");
     Ok(())
+}
+
+/// Reads a file page by page through a mapping, which keeps no descriptor of it open, until after `seconds` all of this
+/// process ends, whatever it waits for.
+pub(crate) fn fault(path: &str, seconds: u64) -> Result<()> {
+    let file = File::open(path).with_context(|| format!("cannot open {path}"))?;
+    // SAFETY: nobody truncates the file while it is mapped.
+    let mapping = unsafe { memmap2::Mmap::map(&file) }.context("cannot map it")?;
+    mapping.advise(memmap2::Advice::Sequential).context("cannot ask for reads ahead")?;
+    drop(file);
+    thread::spawn(move || {
+        thread::sleep(Duration::from_secs(seconds));
+        exit(7);
+    });
+    println!("started");
+    let sum: u64 = mapping.iter().step_by(4096).map(|byte| u64::from(*byte)).sum();
+    bail!("all of it was read, {sum}, in less than {seconds} s")
 }

@@ -18,6 +18,7 @@ const USAGE: &str = "usage: probe COMMAND [ARGUMENT]...
   verify SEED              compare stdin to its end with the pattern
   write-file FILE BYTES    the pattern 3 to a file, fsync, read again, compare
   map FILE                 write through a shared mapping
+  fault FILE SECONDS       read a file through a mapping, until the time has passed and the process ends with 7
   lock FILE                hold flock, try to get it a second time, release
   sparse FILE              a hole between two bytes
   xattr FILE               set, list, get and remove attributes
@@ -53,6 +54,7 @@ fn main() -> Result<()> {
         "bench-files-init" => bench_init::files(number(1)?, number(2)?),
         "write-file" => files::write(argument(1)?, number(2)?),
         "map" => files::map(argument(1)?),
+        "fault" => files::fault(argument(1)?, number(2)?),
         "lock" => files::lock(argument(1)?),
         "sparse" => files::sparse(argument(1)?),
         "xattr" => files::attributes(argument(1)?),
