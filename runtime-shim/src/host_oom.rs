@@ -124,7 +124,11 @@ fn memory_of(status: &str) -> u64 {
 
 fn run_out(most: u64) -> Result<(), OomError> {
     let mut command = Command::new("/proc/self/exe");
-    command.args(["exhaust", &most.to_string()]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    command
+        .args(["exhaust", &most.to_string()])
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
     let mut child = command.spawn().map_err(OomError::Process)?;
     let deadline = Instant::now() + PATIENCE;
     loop {
@@ -170,7 +174,8 @@ mod tests {
 
     #[test]
     fn a_process_has_what_the_kernel_counts() {
-        let status = "Name:\tx\nVmPeak:\t 900 kB\nVmRSS:\t    20 kB\nRssFile:\t 8 kB\nVmPTE:\t 4 kB\nVmSwap:\t 1 kB\n";
+        let status =
+            "Name:\tx\nVmPeak:\t 900 kB\nVmRSS:\t    20 kB\nRssFile:\t 8 kB\nVmPTE:\t 4 kB\nVmSwap:\t 1 kB\n";
         assert_eq!(memory_of(status), 25 << 10);
         assert_eq!(memory_of("Name:\tkthreadd\n"), 0);
     }
