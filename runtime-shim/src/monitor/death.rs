@@ -13,6 +13,9 @@ use crate::sandbox::start::Sandbox;
 /// One end brings the other about; both are looked at before either is blamed.
 const GRACE: Duration = Duration::from_millis(300);
 
+/// How long a VMM that has left its device process may take to end, on a host that is busy too.
+const LEAVING: Duration = Duration::from_secs(10);
+
 /// How many lines of the console explain a death.
 const CONSOLE_LINES: usize = 12;
 
@@ -62,7 +65,8 @@ pub(crate) enum Death {
 pub(crate) fn explain(sandbox: &mut Sandbox) -> Death {
     let devices = sandbox.devices.end_within(GRACE).ok().flatten();
     let devices_pid = sandbox.devices.pid();
-    let (vm_ended, pid) = (sandbox.vm_ended_within(GRACE), sandbox.vm.pid());
+    let patience = if devices == Some(DevicesEnd::Disconnected) { LEAVING } else { GRACE };
+    let (vm_ended, pid) = (sandbox.vm_ended_within(patience), sandbox.vm.pid());
     let exit = vm_ended.then(|| sandbox.vm.wait());
     let console = sandbox.console.text();
     let death = blame(devices.map(|end| (devices_pid, end)), exit, pid, &console);
