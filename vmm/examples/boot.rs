@@ -35,6 +35,8 @@ fn main() -> Result<(), Box<dyn Error>> {
         console: std::io::stdout().as_fd().try_clone_to_owned()?,
         devices: Vec::new(),
         own_balloon: false,
+        label: None,
+        file_label: None,
     })?;
     let started = begin.elapsed();
     let exit = vm.wait()?;

@@ -6,6 +6,7 @@ use std::num::NonZeroU8;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
+use child::ExecLabel;
 use serde::{Deserialize, Serialize};
 
 /// Least guest memory with which the guest kernel reaches its agent, in MiB.
@@ -33,6 +34,10 @@ pub struct VmConfig {
     /// The guest has a virtio-balloon of the driver's own, which gives the memory that it frees back to the host. Only
     /// `qemu` has one; for another driver it is one of `devices`.
     pub own_balloon: bool,
+    /// The SELinux context of the machine's process; that of the caller, or what the host's policy makes of it, if absent.
+    pub label: Option<ExecLabel>,
+    /// The SELinux context of files that the driver makes for that process.
+    pub file_label: Option<String>,
 }
 
 /// A regular file that the guest is booted from. It is open, so that what was checked is what is booted, whatever

@@ -33,12 +33,12 @@ pub struct MemoryFile {
     pub mount: Option<OwnedFd>,
 }
 
-/// Makes a file of `size` zero bytes.
+/// Makes a file of `size` zero bytes, in the SELinux context `label` if that is given.
 ///
 /// # Errors
 /// Those of `memfd_create(2)` and `ftruncate(2)`.
-pub fn create(size: u64) -> io::Result<MemoryFile> {
-    match on_tmpfs(size) {
+pub fn create(size: u64, label: Option<&str>) -> io::Result<MemoryFile> {
+    match on_tmpfs(size, label) {
         Ok((file, mount)) => Ok(MemoryFile { file, mount: Some(mount) }),
         Err(error) => {
             log::info!("guest memory has no huge pages: {error}");
@@ -49,12 +49,15 @@ pub fn create(size: u64) -> io::Result<MemoryFile> {
 
 /// A file on a tmpfs that has room for nothing else, so that no peer can let it grow. One that makes it shorter ends
 /// the machine (`KVM_RUN` fails), as a backend that goes away does.
-fn on_tmpfs(size: u64) -> io::Result<(File, OwnedFd)> {
+fn on_tmpfs(size: u64, label: Option<&str>) -> io::Result<(File, OwnedFd)> {
     let context = fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
     fsconfig_set_string(context.as_fd(), "mode", "0700")?;
     fsconfig_set_string(context.as_fd(), "size", size.to_string())?;
     // Not beyond the end of the file.
     fsconfig_set_string(context.as_fd(), "huge", "within_size")?;
+    if let Some(label) = label {
+        fsconfig_set_string(context.as_fd(), "context", label)?;
+    }
     fsconfig_create(context.as_fd())?;
     let attributes = MountAttrFlags::MOUNT_ATTR_NOSUID
         | MountAttrFlags::MOUNT_ATTR_NODEV
@@ -94,7 +97,7 @@ mod tests {
 
     #[test]
     fn the_tmpfs_has_room_for_the_file_and_no_more() {
-        let (file, _mount) = match on_tmpfs(3 << 20) {
+        let (file, _mount) = match on_tmpfs(3 << 20, None) {
             // Without the right to mount there is only the memfd.
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return,
             made => made.unwrap(),

@@ -66,6 +66,8 @@ impl Bench {
             console: self.console_end.try_clone().unwrap(),
             devices: Vec::new(),
             own_balloon: false,
+            label: None,
+            file_label: None,
         }
     }
 

@@ -114,6 +114,8 @@ fn config(folder: &Path, cpus: u8, act: &str) -> (VmConfig, UnixStream) {
         console: theirs.into(),
         devices: Vec::new(),
         own_balloon: false,
+        label: None,
+        file_label: None,
     };
     (config, ours)
 }

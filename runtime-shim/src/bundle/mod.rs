@@ -21,6 +21,7 @@ pub(crate) mod namespaces;
 pub(crate) mod place;
 pub(crate) mod rights;
 pub(crate) mod seccomp;
+pub(crate) mod selinux;
 pub(crate) mod socket_binds;
 pub(crate) mod sources;
 pub(crate) mod sysctl;

@@ -8,6 +8,7 @@ use oci_spec::runtime::{
 use serde_json::Value;
 
 use super::cpu_set;
+use super::selinux::{self, SeLinuxError};
 
 /// linux/oom.h.
 const OOM_SCORES: std::ops::RangeInclusive<i32> = -1000..=1000;
@@ -52,9 +53,9 @@ pub(crate) enum RightsError {
          done without, as they guard a kernel that the container does not share"
     )]
     AppArmor(String),
-    /// In runc's words.
-    #[error("{0} is specified in config, but selinux is disabled or not supported")]
-    SeLinux(&'static str),
+    /// A label for the host's processes.
+    #[error(transparent)]
+    SeLinux(#[from] SeLinuxError),
 }
 
 /// The fields that the agent gets.
@@ -74,15 +75,8 @@ pub(crate) fn apply(process: &Process, to: &mut proto::Process) -> Result<(), Ri
     to.io_priority = process.io_priority().as_ref().map(io_priority).transpose()?.into();
     to.scheduler = process.scheduler().as_ref().map(scheduler).transpose()?.into();
     to.cpus = cpus(process)?;
-    if process.selinux_label().as_ref().is_some_and(|label| !label.is_empty()) && !host_has_selinux() {
-        return Err(RightsError::SeLinux("selinux label"));
-    }
+    selinux::check_process(process)?;
     apparmor(process.apparmor_profile().as_deref().unwrap_or_default())
-}
-
-/// Where it has, engines label all they start, and the host's processes are what the label is for.
-pub(super) fn host_has_selinux() -> bool {
-    std::path::Path::new("/sys/fs/selinux/enforce").exists()
 }
 
 /// Labels are for processes of the host's kernel, which those of a container here are not. What an engine gives every

@@ -11,6 +11,7 @@ use super::namespaces::{self, NamespaceError};
 use super::place::Joined;
 use super::rights::{self, RightsError};
 use super::seccomp::{self, SeccompError};
+use super::selinux::{self, SeLinuxError};
 use super::sysctl::{self, SysctlError};
 use super::vm_section::{self, VmSectionError};
 use super::{mounts, to_agent, version};
@@ -82,6 +83,9 @@ pub(crate) enum SpecError {
     /// Rights of a process.
     #[error(transparent)]
     Rights(#[from] RightsError),
+    /// A label for what is on the host.
+    #[error(transparent)]
+    SeLinux(#[from] SeLinuxError),
     /// A filter.
     #[error(transparent)]
     Seccomp(#[from] SeccompError),
@@ -136,9 +140,7 @@ fn check_linux(spec: &Spec) -> Result<(), SpecError> {
     devices::to_agent(linux.devices().as_deref().unwrap_or_default())?;
     linux.seccomp().as_ref().map(seccomp::check).transpose()?;
     linux.personality().as_ref().map(to_agent::personality).transpose()?;
-    if linux.mount_label().as_ref().is_some_and(|label| !label.is_empty()) && !rights::host_has_selinux() {
-        return Err(RightsError::SeLinux("selinux mount label").into());
-    }
+    selinux::labels(spec)?;
     for (field, paths) in
         [("linux.maskedPaths", linux.masked_paths()), ("linux.readonlyPaths", linux.readonly_paths())]
     {

@@ -193,7 +193,7 @@ fn features(config: &Config) -> Value {
                 "supportedFlags": SECCOMP_SUPPORTED_FLAGS,
             },
             "apparmor": { "enabled": false },
-            "selinux": { "enabled": false },
+            "selinux": { "enabled": true },
             "intelRdt": { "enabled": false },
             "mountExtensions": { "idmap": { "enabled": true } },
             "netDevices": { "enabled": false },

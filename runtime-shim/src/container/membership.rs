@@ -57,6 +57,19 @@ pub(crate) enum MembershipError {
         /// Its type.
         kind: LinuxNamespaceType,
     },
+    /// The machine's processes have one label for all that is in it.
+    #[error(
+        "process.selinuxLabel `{own}` is not that of container {id}, `{machines}`, whose machine this container joins; \
+         give both the same"
+    )]
+    Label {
+        /// The container that is there already.
+        id: ContainerId,
+        /// What is asked for.
+        own: String,
+        /// What there is.
+        machines: String,
+    },
     /// Its folder.
     #[error("cannot find out where the container's sandbox is kept")]
     Folder(#[source] std::io::Error),
@@ -73,6 +86,7 @@ pub(crate) fn find(store: &Store, spec: &Spec) -> Result<Option<Membership>, Mem
     let named = annotated(store, spec)?;
     let mut membership: Option<Membership> = None;
     if let Some(sandbox) = &named {
+        sandbox.has_label_of(spec)?;
         membership = Some(Membership { sandbox: sandbox.machine()?, joined: Joined::new() });
     }
     for namespace in namespaces::by_path(spec) {
@@ -89,6 +103,7 @@ pub(crate) fn find(store: &Store, spec: &Spec) -> Result<Option<Membership>, Mem
                 )
                 .into());
         };
+        neighbour.has_label_of(spec)?;
         let machine = neighbour.machine()?;
         let membership =
             membership.get_or_insert_with(|| Membership { sandbox: machine.clone(), joined: Joined::new() });
@@ -118,6 +133,17 @@ impl Neighbour {
             Status::Stopped => Err(MembershipError::Stopped { id: self.record.id, field: field() }),
             _ => Ok(self),
         }
+    }
+
+    /// As it has the label of its machine, so has whoever joins it.
+    fn has_label_of(&self, spec: &Spec) -> Result<(), MembershipError> {
+        let [own, machines] = [spec.process(), &self.record.process].map(|process| {
+            process.as_ref().and_then(|process| process.selinux_label().clone()).unwrap_or_default()
+        });
+        if own == machines {
+            return Ok(());
+        }
+        Err(MembershipError::Label { id: self.record.id.clone(), own, machines })
     }
 
     /// The folder of the container that has the machine.

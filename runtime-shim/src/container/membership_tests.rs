@@ -13,6 +13,12 @@ fn spec(namespaces: &Value, annotations: &Value) -> Spec {
         .unwrap()
 }
 
+fn labelled(namespaces: &Value, label: &str) -> Spec {
+    let process = json!({ "cwd": "/", "user": { "uid": 0, "gid": 0 }, "selinuxLabel": label });
+    let linux = json!({ "namespaces": namespaces });
+    serde_json::from_value(json!({ "ociVersion": "1.0.2", "process": process, "linux": linux })).unwrap()
+}
+
 struct Root {
     _folder: tempfile::TempDir,
     store: Store,
@@ -35,6 +41,12 @@ impl Root {
             record.monitor = ProcessId { start_time: 0, ..record.monitor };
         }
         self.store.create(&record).unwrap()
+    }
+
+    /// One that this process stands for, its machine's processes in a SELinux context.
+    fn add_labelled(&self, id: &str, label: &str) {
+        let bundle = Bundle { directory: "/bundle".into(), spec: labelled(&json!([]), label) };
+        self.store.create(&Record::new(id.parse().unwrap(), &bundle).unwrap()).unwrap();
     }
 
     fn find(&self, namespaces: &Value, annotations: &Value) -> Result<Option<Membership>, String> {
@@ -94,6 +106,20 @@ fn annotations_name_a_sandbox_whose_namespaces_stand_for_paths_of_the_host() {
 fn without_either_the_machine_is_its_own() {
     let network = json!([{"type": "network", "path": "/run/netns/x"}, {"type": "ipc"}]);
     assert_eq!(Root::new().find(&network, &json!({})), Ok(None));
+}
+
+#[test]
+fn all_in_one_machine_have_its_label() {
+    let root = Root::new();
+    root.add_labelled("infra", "u:r:t:s0:c1,c2");
+    let namespaces = json!([{"type": "ipc", "path": own("ipc")}]);
+    assert!(find(&root.store, &labelled(&namespaces, "u:r:t:s0:c1,c2")).unwrap().is_some());
+    let error = find(&root.store, &labelled(&namespaces, "u:r:t:s0:c3,c4")).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "process.selinuxLabel `u:r:t:s0:c3,c4` is not that of container infra, `u:r:t:s0:c1,c2`, whose machine this \
+         container joins; give both the same"
+    );
 }
 
 #[test]

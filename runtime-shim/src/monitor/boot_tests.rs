@@ -1,6 +1,7 @@
 //! A boot with a real device process's stand-in, a fake machine, and whoever plays the agent.
 
 use crate::bundle::machine_size::MachineSize;
+use crate::bundle::selinux::Labels;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
@@ -72,6 +73,7 @@ fn sandbox(machine: &FakeMachine) -> Sandbox {
         exports: Vec::new(),
         virtio_console: false,
         own_balloon: false,
+        labels: Labels::default(),
         config: &Config::default(),
     };
     Sandbox::start(plan, machine).unwrap()

@@ -11,7 +11,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use agent_protocol::SHARE_TAG;
-use child::{BoundProcess, Inherited, sealed_file};
+use child::{BoundProcess, ExecLabel, Inherited, sealed_file};
 use device_config::{
     BalloonConfig, ConsoleConfig, DeviceProcessConfig, Export, FsConfig, RngConfig, VsockConfig,
 };
@@ -90,13 +90,15 @@ impl fmt::Display for DevicesEnd {
     }
 }
 
-/// Devices that not every sandbox has.
+/// What not every sandbox has.
 #[derive(Debug, Default)]
 pub(crate) struct MoreDevices {
     /// Where the output of a virtio-console goes.
     pub(crate) console: Option<OwnedFd>,
     /// A virtio-balloon.
     pub(crate) balloon: bool,
+    /// A SELinux context of the process's own.
+    pub(crate) label: Option<ExecLabel>,
 }
 
 impl DeviceProcess {
@@ -158,12 +160,12 @@ impl DeviceProcess {
             console,
             balloon,
         };
-        let process = Self::run(program, &config, inherited, status.into(), lifeline)?;
+        let process = Self::run((program, more.label), &config, inherited, status.into(), lifeline)?;
         Ok((process, frontends))
     }
 
     fn run(
-        program: &Path,
+        (program, label): (&Path, Option<ExecLabel>),
         config: &DeviceProcessConfig,
         mut inherited: Inherited,
         status: OwnedFd,
@@ -177,7 +179,7 @@ impl DeviceProcess {
         let mut command = Command::new(program);
         command.arg("--config-fd").arg(config_fd.to_string()).stdin(Stdio::null()).stdout(Stdio::null());
         inherited.apply(&mut command).map_err(prepare("prepare file descriptors"))?;
-        let process = BoundProcess::spawn(command)
+        let process = BoundProcess::spawn_as(command, label)
             .map_err(|source| DevicesError::Spawn { program: program.to_owned(), source })?;
         Ok(Self { process, status: status.into(), _lifeline: lifeline })
     }

@@ -11,7 +11,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 fn spawn(program: &str) -> Result<DeviceProcess, DevicesError> {
     let program = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/sandbox/testdata").join(program);
-    let directory = SandboxDirectory::create().unwrap();
+    let directory = SandboxDirectory::create(None).unwrap();
     DeviceProcess::spawn(&program, &directory, Vec::new(), &VirtioFs::default(), MoreDevices::default())
         .map(|(process, _)| process)
 }

@@ -45,9 +45,9 @@ pub(crate) struct SandboxDirectory {
 }
 
 impl SandboxDirectory {
-    /// Makes an empty one.
-    pub(crate) fn create() -> Result<Self, DirectoryError> {
-        detached_tmpfs().map(|fd| Self { fd }).map_err(|errno| DirectoryError::Make(errno.into()))
+    /// Makes an empty one, whose files are in the SELinux context `label` if that is given.
+    pub(crate) fn create(label: Option<&str>) -> Result<Self, DirectoryError> {
+        detached_tmpfs(label).map(|fd| Self { fd }).map_err(|errno| DirectoryError::Make(errno.into()))
     }
 
     /// That of another process, by the descriptor which that has passed.
@@ -130,10 +130,13 @@ impl AsFd for SandboxDirectory {
     }
 }
 
-fn detached_tmpfs() -> rustix::io::Result<OwnedFd> {
+fn detached_tmpfs(label: Option<&str>) -> rustix::io::Result<OwnedFd> {
     let context = fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
     fsconfig_set_string(context.as_fd(), "mode", "0700")?;
     fsconfig_set_string(context.as_fd(), "size", SIZE)?;
+    if let Some(label) = label {
+        fsconfig_set_string(context.as_fd(), "context", label)?;
+    }
     fsconfig_create(context.as_fd())?;
     fsmount(
         context.as_fd(),
@@ -154,7 +157,7 @@ mod tests {
     fn it_is_mounted_nowhere() {
         let mounts = || fs::read_to_string("/proc/self/mountinfo").unwrap().lines().count();
         let before = mounts();
-        let directory = SandboxDirectory::create().unwrap();
+        let directory = SandboxDirectory::create(None).unwrap();
         assert_eq!(mounts(), before);
         let statistics = rustix::fs::fstatfs(&directory).unwrap();
         assert_eq!(statistics.f_type, 0x0102_1994, "TMPFS_MAGIC");
@@ -162,7 +165,7 @@ mod tests {
 
     #[test]
     fn a_private_socket_is_connected_and_has_no_name() {
-        let directory = SandboxDirectory::create().unwrap();
+        let directory = SandboxDirectory::create(None).unwrap();
         let (listener, mut near) = directory.private_socket("fs").unwrap();
         assert_eq!(fs::read_dir(directory.path("")).unwrap().count(), 0);
         let (mut far, _) = listener.accept().unwrap();
@@ -175,7 +178,7 @@ mod tests {
 
     #[test]
     fn a_forgotten_port_takes_no_connection() {
-        let directory = SandboxDirectory::create().unwrap();
+        let directory = SandboxDirectory::create(None).unwrap();
         let _listener = directory.listen_for_guest(1024).unwrap();
         assert!(directory.connect_as_guest(1024).is_ok());
         directory.forget_port(1024).unwrap();

@@ -22,6 +22,7 @@ use crate::bundle::load::Bundle;
 use crate::bundle::machine_parts::machine_parts;
 use crate::bundle::machine_size::{SizeError, machine_size};
 use crate::bundle::place::Place;
+use crate::bundle::selinux::{self, SeLinuxError};
 use crate::bundle::sources::{self, SourceError, Sources};
 use crate::bundle::vm_section::VmSectionError;
 use crate::bundle::{socket_binds, to_vm};
@@ -51,6 +52,9 @@ pub(crate) enum PrepareError {
     /// The machine's size.
     #[error(transparent)]
     Size(#[from] SizeError),
+    /// Labels of what is on the host.
+    #[error(transparent)]
+    SeLinux(#[from] SeLinuxError),
     /// This host.
     #[error("cannot find out what this host has")]
     Host(#[source] io::Error),
@@ -99,6 +103,7 @@ pub(crate) fn prepare<'a>(config: &'a Config, bundle: &Bundle) -> Result<Prepare
         own_balloon: chosen.own_balloon,
         size,
         sockets: socket_binds::host_sockets(&Place::of_owner(), &bundle.spec),
+        labels: selinux::labels(&bundle.spec)?,
         config,
     };
     Ok(Prepared { plan, chosen })

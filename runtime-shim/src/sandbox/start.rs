@@ -16,6 +16,7 @@ use super::directory::{DirectoryError, SandboxDirectory};
 use super::kernel_parameters::kernel_parameters;
 use super::socket_relay;
 use crate::bundle::machine_size::MachineSize;
+use crate::bundle::selinux::Labels;
 use crate::bundle::socket_binds::HostSocket;
 use crate::config::{Config, VirtioFs};
 use crate::io::console_tail::ConsoleTail;
@@ -68,6 +69,8 @@ pub(crate) struct Plan<'a> {
     pub(crate) sockets: Vec<HostSocket>,
     /// Memory and vCPUs.
     pub(crate) size: MachineSize,
+    /// Of what the host has of it.
+    pub(crate) labels: Labels,
     /// The rest.
     pub(crate) config: &'a Config,
 }
@@ -93,7 +96,7 @@ impl Sandbox {
     /// Starts the device process and the machine at once; the machine waits for its devices by itself.
     pub(crate) fn start(plan: Plan<'_>, driver: &dyn Hypervisor) -> Result<Self, StartError> {
         let config = plan.config;
-        let directory = SandboxDirectory::create()?;
+        let directory = SandboxDirectory::create(plan.labels.mounts.as_deref())?;
         let ready = directory.listen_for_guest(READY_PORT)?;
         for socket in plan.sockets {
             let listener = directory.listen_for_guest(socket.port)?;
@@ -106,7 +109,11 @@ impl Sandbox {
             .map_err(StartError::Console)?;
         let options: &VirtioFs = &config.virtio_fs;
         let balloon = config.balloon.is_wanted(plan.size.memory_mib);
-        let more = MoreDevices { console: fast_console, balloon: balloon && !plan.own_balloon };
+        let more = MoreDevices {
+            console: fast_console,
+            balloon: balloon && !plan.own_balloon,
+            label: plan.labels.processes.clone(),
+        };
         let (mut devices, frontends) =
             DeviceProcess::spawn(&plan.device_program, &directory, plan.exports, options, more)?;
         let machine = VmConfig {
@@ -119,6 +126,8 @@ impl Sandbox {
             console: console_end,
             devices: frontends,
             own_balloon: balloon && plan.own_balloon,
+            label: plan.labels.processes,
+            file_label: plan.labels.mounts,
         };
         let vm = driver.start(machine).map_err(|error| match devices.end_within(GRACE) {
             Ok(Some(end)) if end != DevicesEnd::Disconnected => StartError::DevicesEnded(end),

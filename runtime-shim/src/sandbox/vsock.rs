@@ -76,7 +76,7 @@ mod tests {
     use super::*;
 
     fn answered(answer: &[u8]) -> Result<UnixStream, ConnectError> {
-        let directory = SandboxDirectory::create().unwrap();
+        let directory = SandboxDirectory::create(None).unwrap();
         let device = directory.listen_for_host().unwrap();
         let connecting = Connecting::request(&directory, 1024).unwrap();
         let (mut device, _) = device.accept().unwrap();

@@ -13,6 +13,8 @@ use std::process::{Child, Command, ExitStatus};
 
 use rustix::process::{Pid, PidfdFlags, Signal};
 
+use crate::exec_label::ExecLabel;
+
 /// A spawned process. Dropping it kills and reaps it.
 #[derive(Debug)]
 pub struct BoundProcess {
@@ -29,19 +31,33 @@ impl BoundProcess {
     ///
     /// # Errors
     /// When the program cannot be executed or its process not be watched; none is left then.
-    pub fn spawn(mut command: Command) -> io::Result<Self> {
+    pub fn spawn(command: Command) -> io::Result<Self> {
+        Self::spawn_as(command, None)
+    }
+
+    /// The same in another security context, if there is one to be in.
+    ///
+    /// # Errors
+    /// When the program cannot be executed in that context, or its process not be watched; none is left then.
+    pub fn spawn_as(command: Command, label: Option<ExecLabel>) -> io::Result<Self> {
+        let Some(label) = label else { return Self::start(command, None) };
+        let name = label.to_string();
+        Self::start(command, Some(label))
+            .map_err(|error| io::Error::new(error.kind(), format!("in the SELinux context {name}: {error}")))
+    }
+
+    fn start(mut command: Command, label: Option<ExecLabel>) -> io::Result<Self> {
         let parent = rustix::process::getpid();
-        // SAFETY: the closure makes two system calls and allocates nothing, so it is async-signal-safe as
+        // SAFETY: the closure makes a few system calls and allocates nothing, so it is async-signal-safe as
         // the child of a fork from a threaded process requires.
         unsafe {
             command.pre_exec(move || {
                 rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
                 // A parent that died before the line above sends no signal any more.
-                if rustix::process::getppid() == Some(parent) {
-                    Ok(())
-                } else {
-                    Err(io::Error::from_raw_os_error(libc::ESRCH))
+                if rustix::process::getppid() != Some(parent) {
+                    return Err(io::Error::from_raw_os_error(libc::ESRCH));
                 }
+                label.as_ref().map_or(Ok(()), ExecLabel::set)
             });
         }
         let mut child = command.process_group(0).spawn()?;
@@ -162,5 +178,13 @@ mod tests {
     fn missing_program_is_an_error() {
         let error = BoundProcess::spawn(Command::new("/no/such/program")).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::NotFound);
+    }
+
+    /// A host without SELinux refuses every context, one with it those that its policy does not know.
+    #[test]
+    fn a_context_that_the_host_does_not_know_executes_nothing() {
+        let label = ExecLabel::new("no_u:no_r:no_t:s0");
+        let error = BoundProcess::spawn_as(Command::new("true"), label).unwrap_err().to_string();
+        assert!(error.starts_with("in the SELinux context no_u:no_r:no_t:s0: "), "{error}");
     }
 }

@@ -50,6 +50,7 @@ impl Builtin {
     fn spawn(&self, config: VmConfig, control: OwnedFd) -> Result<BoundProcess, StartError> {
         let mut inherited = Inherited::default();
         let control_fd = inherited.add(control);
+        let label = config.label.clone();
         let config = process_config(config, &mut inherited);
         let sealed = serde_json::to_vec(&config).map_err(io::Error::from);
         let sealed = sealed.and_then(|json| sealed_file("runv-vmm-config", &json));
@@ -66,7 +67,7 @@ impl Builtin {
         inherited
             .apply(&mut command)
             .map_err(|source| StartError::Host { step: "give the VMM its file descriptors", source })?;
-        BoundProcess::spawn(command)
+        BoundProcess::spawn_as(command, label)
             .map_err(|source| StartError::Spawn { program: self.program.clone(), source })
     }
 }

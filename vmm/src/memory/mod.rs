@@ -88,7 +88,7 @@ impl Memory {
     pub(crate) fn new(mib: u32) -> Result<Self, MemoryError> {
         let size = u64::from(mib) << 20;
         let MemoryFile { file, mount } =
-            memory_file::create(size).map_err(|source| MemoryError::Create { mib, source })?;
+            memory_file::create(size, None).map_err(|source| MemoryError::Create { mib, source })?;
         let file = Arc::new(file);
         let mut offset = 0;
         let mut ranges = Vec::with_capacity(2);

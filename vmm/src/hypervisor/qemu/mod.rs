@@ -81,10 +81,11 @@ impl Hypervisor for Qemu {
             Accelerator::Kvm => Ok((None, None)),
         }
         .map_err(|errno| host("make a pipe")(errno.into()))?;
-        let memory =
-            memory_file::create(u64::from(config.memory_mib) << 20).map_err(host("make guest memory"))?;
+        let memory = memory_file::create(u64::from(config.memory_mib) << 20, config.file_label.as_deref())
+            .map_err(host("make guest memory"))?;
+        let label = config.label.clone();
         let command = self.command(config, memory.file.into(), qmp.into(), log_writer)?;
-        let mut process = BoundProcess::spawn(command)
+        let mut process = BoundProcess::spawn_as(command, label)
             .map_err(|source| StartError::Spawn { program: self.program.clone(), source })?;
         let stderr = process.take_stderr().ok_or_else(|| StartError::Host {
             step: "read QEMU's standard error",
