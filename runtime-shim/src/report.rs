@@ -12,6 +12,8 @@ use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
+use crate::failure::Failure;
+
 /// Where engines want to read what went wrong.
 #[derive(Debug)]
 pub(crate) struct EngineLog {
@@ -64,6 +66,21 @@ pub(crate) fn error(error: &dyn Error) {
     match ENGINE.get() {
         Some(engine) => engine.error(&chain(error)),
         None => line("error", &chain(error)),
+    }
+}
+
+/// The same, and then what it has left. Only for people: podman reads the log of a failure as one document.
+pub(crate) fn failure(failure: &Failure) {
+    error(failure.error.as_ref());
+    let Some(left) = &failure.left else { return };
+    let text = format!("cannot clean up: {}", chain(left.as_ref()));
+    match ENGINE.get() {
+        Some(_) => {
+            tracing::warn!("{text}");
+            // Nobody to tell when stderr fails.
+            let _ = writeln!(io::stderr(), "runv: warning: {text}");
+        }
+        None => line("warning", &text),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use e2e::{Bundle, Census, Deadline, Runtime, alone, together};
 use serde_json::{Value, json};
 
@@ -111,5 +111,26 @@ fn hooks_of_the_container_run_in_it_when_it_is_started() -> Result<()> {
     runv.call(&["start", "c2"])?.refused("error running startContainer hook #0: exit status 3")?;
     runv.wait_for_status("c2", "stopped")?;
     assert!(!runv.read("out").contains("ran"));
+    Ok(())
+}
+
+/// What the hook puts into the container's folder is nothing that the runtime would remove.
+#[test]
+fn a_clean_up_that_fails_does_not_hide_the_error_before_it() -> Result<()> {
+    let _order = together();
+    let bundle = Bundle::new(&["true"])?;
+    let script = format!("touch {}/root/c1/foreign; echo no luck >&2; exit 3", bundle.path().display());
+    let hooks = json!({ "createRuntime": [{ "path": "/bin/sh", "args": ["sh", "-c", script] }] });
+    let bundle = bundle.edit(|spec| spec["hooks"] = hooks)?;
+    let runv = Runtime::new(&bundle)?;
+    let refused = runv.leave(&["--log", "log", "create", "c1"])?.refused("no luck")?;
+    let lines: Vec<&str> = refused.stderr.lines().collect();
+    ensure!(
+        matches!(lines[..], [error, left] if error.ends_with("no luck")
+        && left.starts_with("runv: warning: cannot clean up: cannot remove ")),
+        "{refused:?}"
+    );
+    let log = runv.read("log");
+    ensure!(log.lines().count() == 1 && log.contains("no luck"), "{log}");
     Ok(())
 }

@@ -141,7 +141,7 @@ fn detached(plan: &ExecPlan, streams: Streams, pid_file: Option<&Path>) -> Resul
             Ok(0)
         }
         Some((Announcement::Failed { message, exit_code }, _)) => {
-            Err(Failure { error: anyhow!(message), exit_code })
+            Err(Failure::new(anyhow!(message), exit_code))
         }
         Some(_) | None => Err(anyhow!("the process's proxy died while it made the process").into()),
     }

@@ -105,7 +105,7 @@ pub(crate) fn main() -> u8 {
     match prepared.and_then(|()| obey(command, &arguments.global)) {
         Ok(status) => status,
         Err(failure) => {
-            report::error(failure.error.as_ref());
+            report::failure(&failure);
             failure.exit_code
         }
     }

@@ -45,10 +45,7 @@ fn run(arguments: &Arguments, global: &Global) -> Result<u8, Failure> {
     let record = made.folder.read()?;
     let started = start::start(&made.folder, &record);
     let status = match (started, made.monitor, signals) {
-        (Err(failure), _, _) => {
-            remove::clear(&made.folder)?;
-            return Err(failure);
-        }
+        (Err(failure), _, _) => return Err(failure.after(remove::clear(&made.folder))),
         (Ok(()), Some(monitor), Some(signals)) => wait(monitor, &signals)?,
         (Ok(()), _, _) => return Ok(0),
     };

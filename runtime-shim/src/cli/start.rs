@@ -35,15 +35,14 @@ pub(super) fn start(folder: &Folder, record: &Record) -> Result<(), Failure> {
     }
     client::start(folder).map_err(of_control)?;
     if let Err(error) = hooks::run(Moment::Poststart, record) {
-        remove::end(record)?;
-        return Err(error.into());
+        return Err(Failure::from(error).after(remove::end(record)));
     }
     Ok(())
 }
 
 fn of_control(error: ControlError) -> Failure {
     match error {
-        ControlError::Refused { message, exit_code } => Failure { error: anyhow!(message), exit_code },
+        ControlError::Refused { message, exit_code } => Failure::new(anyhow!(message), exit_code),
         other => other.into(),
     }
 }

@@ -68,10 +68,7 @@ pub(crate) fn make(store: &Store, order: &Order<'_>) -> Result<Made, Failure> {
     let folder = store.create(&record)?;
     match launch_monitor(&folder, order, bundle, (cgroups, scope), membership) {
         Ok(monitor) => Ok(Made { folder, monitor }),
-        Err(failure) => {
-            remove::clear(&folder)?;
-            Err(failure)
-        }
+        Err(failure) => Err(failure.after(remove::clear(&folder))),
     }
 }
 
@@ -140,7 +137,7 @@ fn await_creation(launched: &Launched, folder: &Folder) -> Result<(), Failure> {
             }
             Some((Announcement::Created, _)) => return Ok(()),
             Some((Announcement::Failed { message, exit_code }, _)) => {
-                return Err(Failure { error: anyhow!(message), exit_code });
+                return Err(Failure::new(anyhow!(message), exit_code));
             }
             Some((Announcement::Running { .. }, _)) | None => {
                 return Err(anyhow!("the container's monitor died while it made the container").into());

@@ -42,7 +42,7 @@ pub(crate) fn main() -> u8 {
         Command::Spec(arguments) => spec::main(&arguments).map(|()| 0),
     };
     result.unwrap_or_else(|failure| {
-        report::error(failure.error.as_ref());
+        report::failure(&failure);
         failure.exit_code
     })
 }
