@@ -5,7 +5,8 @@ use std::os::fd::BorrowedFd;
 use std::panic;
 use std::sync::Mutex;
 
-use agent_protocol::agent::WindowSize;
+use agent_protocol::agent::{Process, WindowSize};
+use protobuf::MessageField;
 use rustix::termios::{OptionalActions, Termios, isatty, tcgetattr, tcgetwinsize, tcsetattr};
 
 /// The settings to give back. Global, because a panic must find them too: it ends the process without
@@ -38,10 +39,23 @@ pub(crate) fn check() -> Result<(), TerminalError> {
     if isatty(terminal()) { Ok(()) } else { Err(TerminalError::NotATerminal) }
 }
 
-/// Its size now.
-pub(crate) fn size() -> io::Result<WindowSize> {
-    let size = tcgetwinsize(terminal())?;
-    Ok(WindowSize { columns: size.ws_col.into(), rows: size.ws_row.into(), ..Default::default() })
+/// Its size now; nothing where it has none, or does not know it.
+pub(crate) fn size() -> Option<WindowSize> {
+    let size = tcgetwinsize(terminal()).ok()?;
+    let is_known = size.ws_col > 0 && size.ws_row > 0;
+    is_known.then(|| WindowSize {
+        columns: size.ws_col.into(),
+        rows: size.ws_row.into(),
+        ..Default::default()
+    })
+}
+
+/// Gives a process that is to have the terminal the terminal's size; one of unknown size leaves the bundle's
+/// consoleSize.
+pub(crate) fn set_size(process: &mut Process) {
+    if let Some(size) = size() {
+        process.console_size = MessageField::some(size);
+    }
 }
 
 impl RawMode {

@@ -75,12 +75,8 @@ pub(crate) fn run(
         Workload { sandbox: None, signals: &signals, agent, container_id: plan.guest_id.clone(), exec_id };
     let mut process =
         to_agent::process(&plan.process, tokens).map_err(|error| Failure::of_monitor(error.into()))?;
-    if wants_terminal
-        && let Ok(size) = terminal::size()
-        && size.columns > 0
-        && size.rows > 0
-    {
-        process.console_size = MessageField::some(size);
+    if wants_terminal {
+        terminal::set_size(&mut process);
     }
     let request = proto::ExecProcessRequest {
         container_id: plan.guest_id.clone(),

@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use agent_protocol::agent as proto;
 use oci_spec::runtime::Spec;
-use protobuf::MessageField;
 
 use super::boot::Boot;
 use super::signals::Signals;
@@ -68,11 +67,8 @@ pub(crate) fn create<'a>(
     if let Some(root) = request.root.as_mut() {
         root.tmpfs_upper_bytes = u64::from(upper_mib.unwrap_or(0)) << 20;
     }
-    if terminal && let (Ok(size), Some(process)) = (terminal::size(), request.process.as_mut()) {
-        // A terminal of unknown size leaves the bundle's consoleSize.
-        if size.columns > 0 && size.rows > 0 {
-            process.console_size = MessageField::some(size);
-        }
+    if terminal && let Some(process) = request.process.as_mut() {
+        terminal::set_size(process);
     }
     let created = workload.call(&request, OnSignal::Abort)?;
     refused(created.failure)?;

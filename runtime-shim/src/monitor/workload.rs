@@ -245,7 +245,7 @@ impl Workload<'_> {
 }
 
 fn terminal_size_after(signal: u32) -> Option<proto::WindowSize> {
-    if signals::is(signal, Signal::SIGWINCH) && terminal::is_raw() { terminal::size().ok() } else { None }
+    if signals::is(signal, Signal::SIGWINCH) && terminal::is_raw() { terminal::size() } else { None }
 }
 
 /// An agent's refusal as an error.
