@@ -82,7 +82,7 @@ initrd: programs
 
 ##@ Check
 .PHONY: test
-test: build kernels lint unit e2e conformance engines nested ## Every test: units, end to end with QEMU, the specification, engines, the nested KVM host
+test: build kernels lint unit e2e conformance engines systemd nested ## Every test: units, end to end with QEMU, the specification, engines, the nested KVM host
 
 .PHONY: lint
 lint: | setup ## Format, clippy and documentation, with warnings as errors
@@ -105,6 +105,10 @@ conformance: build ## Each MUST of the runtime specification, of runv and of run
 .PHONY: engines
 engines: build ## docker and podman with the runtime runv, on this host
 	tests/run engines
+
+.PHONY: systemd
+systemd: build ## With cgroups of a systemd that is PID 1 of namespaces of its own, on this host
+	tests/run systemd
 
 .PHONY: nested
 nested: build kernels ## End to end in a nested KVM host, with the driver builtin, 1 and 2 vCPUs

@@ -25,6 +25,11 @@ pub(crate) const DOCKER_RUNTIME_ROOT: &str = "/run/docker/runtime-runc/moby";
 /// The runtime to compare with.
 pub(crate) const RUNC: &str = "/usr/sbin/runc";
 
+/// Who makes the containers' cgroups: `cgroupfs`, or `systemd` where that is PID 1 (`tests/run systemd`).
+pub(crate) fn cgroup_driver() -> String {
+    std::env::var("RUNV_CGROUP_DRIVER").unwrap_or_else(|_| "cgroupfs".into())
+}
+
 /// Makes each function a test for each engine.
 macro_rules! each_engine {
     ($($name:ident),+ $(,)?) => {
@@ -340,6 +345,7 @@ fn docker(state: &Path) -> Result<Engine> {
     command.arg("--config-file").arg(config).arg("--data-root").arg(state.join("docker"));
     command.args(["--exec-root", "/run/docker", "--host", DOCKER_SOCKET, "--pidfile", DOCKER_PID_FILE]);
     command.args(["--bridge", "none", "--iptables=false", "--ip6tables=false", "--live-restore"]);
+    command.arg("--exec-opt").arg(format!("native.cgroupdriver={}", cgroup_driver()));
     let runtime = format!("runv={}", setup.program("runv").display());
     command.args(["--add-runtime", &runtime, "--default-runtime", "runv"]);
     command.stdin(Stdio::null()).stdout(log_file.try_clone().context("dockerd's log")?).stderr(log_file);
@@ -363,7 +369,7 @@ fn docker(state: &Path) -> Result<Engine> {
 fn podman(state: &Path) -> Result<Engine> {
     let runtime = Setup::get()?.program("runv");
     let mut global: Vec<OsString> = vec!["--root".into(), state.join("podman").into()];
-    global.extend(["--runroot", "/run/podman", "--cgroup-manager", "cgroupfs"].map(OsString::from));
+    global.extend(["--runroot", "/run/podman", "--cgroup-manager", &cgroup_driver()].map(OsString::from));
     global.extend(["--events-backend", "file", "--runtime"].map(OsString::from));
     global.push(runtime.into());
     Ok(Engine { name: "podman", program: "podman".into(), global, environment: Vec::new(), daemon: None })

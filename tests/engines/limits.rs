@@ -6,7 +6,7 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use e2e::together;
 
-use crate::engine::Engine;
+use crate::engine::{Engine, cgroup_driver};
 
 crate::engine::each_engine! {
     memory_is_limited_and_sizes_the_machine,
@@ -14,6 +14,7 @@ crate::engine::each_engine! {
     limits_can_be_changed,
     resource_limits_of_processes_hold,
     the_machine_is_limited_on_the_host,
+    the_cgroup_is_made_by_the_engines_driver,
 }
 
 fn memory_is_limited_and_sizes_the_machine(engine: &Engine) -> Result<()> {
@@ -74,6 +75,36 @@ fn the_machine_is_limited_on_the_host(engine: &Engine) -> Result<()> {
     container.call(&["update", "--cpu-shares", "256"])?.expect(0)?;
     let shares = host("cpu", "cpu.shares", "cpu.weight")?;
     assert!(["256", "35"].contains(&shares.as_str()), "{}: {shares}", engine.name);
+    Ok(())
+}
+
+/// Where each driver has it: a folder below the engine's own, or a unit of systemd.
+fn the_cgroup_is_made_by_the_engines_driver(engine: &Engine) -> Result<()> {
+    let _order = together();
+    let container = engine.start(&[], "while :; do sleep 0.1; done")?;
+    let (pid, id) = (container.inspect(".State.Pid")?, container.inspect(".Id")?);
+    let expected = match (cgroup_driver().as_str(), engine.name) {
+        ("systemd", "docker") => format!("/system.slice/docker-{id}.scope"),
+        ("systemd", _) => format!("/machine.slice/libpod-{id}.scope"),
+        (_, "docker") => format!("/docker/{id}"),
+        _ => format!("/libpod_parent/libpod-{id}"),
+    };
+    let all = fs::read_to_string(format!("/proc/{pid}/cgroup"))?;
+    assert!(all.lines().any(|line| line.ends_with(&expected)), "{}: {expected}: {all}", engine.name);
+    let Some(unit) = expected.rsplit('/').next().filter(|name| name.ends_with(".scope")) else {
+        return Ok(());
+    };
+    let described = || -> Result<String> {
+        let show = ["show", "--value", "--property", "ActiveState,Description", unit];
+        let output = std::process::Command::new("systemctl").args(show).output();
+        Ok(String::from_utf8_lossy(&output.context("cannot run systemctl")?.stdout).into_owned())
+    };
+    let description = format!("runv container {id}");
+    let active = described()?;
+    assert!(active.contains("active\n") && active.contains(&description), "{}: {active}", engine.name);
+    container.call(&["rm", "--force"])?.expect(0)?;
+    let left = described()?;
+    assert!(left.contains("inactive\n") && !left.contains(&description), "{}: {left}", engine.name);
     Ok(())
 }
 

@@ -37,7 +37,7 @@ impl Arguments {
     }
 }
 
-/// Have systemd start a scope (for the monitor)
+/// Have systemd start or change a scope (for the monitor)
 #[derive(Debug, Args)]
 pub(super) struct ScopeArguments {
     #[arg(long)]
@@ -47,8 +47,8 @@ pub(super) struct ScopeArguments {
 /// What goes wrong is for the monitor to tell: one line on stderr, whatever the engine wants.
 pub(super) fn scope(arguments: &ScopeArguments) -> u8 {
     let started = || -> Result<(), Failure> {
-        let order = serde_json::from_reader(File::from(take_inherited_fd(arguments.plan_fd)?))?;
-        Ok(Systemd::connect()?.start(&order)?)
+        let request = serde_json::from_reader(File::from(take_inherited_fd(arguments.plan_fd)?))?;
+        Ok(Systemd::connect()?.follow(&request)?)
     };
     match started() {
         Ok(()) => 0,

@@ -18,7 +18,8 @@ use crate::container::id::ContainerId;
 use crate::container::record::Status;
 use crate::control::agent::Agent;
 use crate::failure::Failure;
-use crate::host_cgroup::{self, systemd::Systemd};
+use crate::host_cgroup;
+use crate::host_cgroup::systemd::{Change, Properties, Systemd};
 
 /// Longest document of resources.
 const LONGEST: u64 = 1 << 20;
@@ -108,7 +109,12 @@ pub(super) fn main(arguments: &Arguments, global: &Global) -> Result<u8, Failure
     host_cgroup::limits::limit_running(&record.cgroups, &resources)?;
     if let Some(scope) = &record.scope {
         let properties = host_cgroup::limits::properties(Some(&resources), None);
-        Systemd::connect()?.set(scope, &properties, host_cgroup::is_version_2(&record.cgroups))?;
+        let time = host_cgroup::limits::time_property(Some(&resources));
+        Systemd::connect()?.set(&Change {
+            scope: scope.clone(),
+            version_2: host_cgroup::is_version_2(&record.cgroups),
+            properties: Properties { time, ..properties },
+        })?;
     }
     Ok(0)
 }

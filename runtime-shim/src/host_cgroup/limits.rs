@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{LinuxBlockIo, LinuxCpu, LinuxResources, LinuxThrottleDevice};
 
-use super::systemd::Properties;
+use super::systemd::{Properties, Set, Time};
 use crate::bundle::limits::weight_of_shares;
 
 /// What the VMM, the device process and the monitor need besides the guest's memory: QEMU some 60 MiB, the embedded VMM
@@ -121,18 +121,28 @@ pub(crate) fn limit_new(
     limits.iter().try_for_each(|limit| limit.write(folders))
 }
 
-/// Those that systemd has to know of. Without a size, of a machine that runs.
+/// Those that systemd has to know of, but for [`time_property`]. Without a size, of a machine that runs.
 pub(crate) fn properties(resources: Option<&LinuxResources>, memory_mib: Option<u32>) -> Properties {
     let number = |field| {
         let bounds = memory_mib.map(|size| bounds(resources, size)).unwrap_or_default();
         bounds.into_iter().find(|limit| limit.field == field).and_then(|limit| limit.v2_value.parse().ok())
     };
-    let shares = resources.and_then(|resources| resources.cpu().as_ref()?.shares());
+    let cpu = resources.and_then(|resources| resources.cpu().as_ref());
+    let shares = cpu.and_then(LinuxCpu::shares);
+    let set = |list: &Option<String>| list.as_deref().and_then(Set::parse);
     Properties {
         memory: number("memory"),
         threads: number("pids"),
         shares: shares.filter(|shares| *shares != 0).map(|shares| (shares, weight_of_shares(shares))),
+        cpus: cpu.and_then(|cpu| set(cpu.cpus())),
+        nodes: cpu.and_then(|cpu| set(cpu.mems())),
+        time: None,
     }
+}
+
+/// What [`limit_time`] writes, for systemd to know.
+pub(crate) fn time_property(resources: Option<&LinuxResources>) -> Option<Time> {
+    resources.and_then(|resources| machine_time(resources.cpu().as_ref()?))
 }
 
 /// The time of the CPU, once the machine has booted: that is not the container's time.
@@ -203,13 +213,16 @@ fn places_and_shares(resources: &LinuxResources) -> Vec<Limit> {
     limits
 }
 
-fn time(cpu: &LinuxCpu) -> Vec<Limit> {
+/// With room for the machine itself.
+fn machine_time(cpu: &LinuxCpu) -> Option<Time> {
     let period = cpu.period().filter(|period| *period != 0).unwrap_or(DEFAULT_PERIOD);
-    let quota = match cpu.quota() {
-        None | Some(0) => return Vec::new(),
-        Some(quota) => u64::try_from(quota).ok(),
-    };
-    let quota = quota.map(|quota| quota.saturating_add(period / CPU_OVERHEAD_DIVISOR));
+    let quota = cpu.quota().filter(|quota| *quota != 0)?;
+    let quota = u64::try_from(quota).ok().map(|quota| quota.saturating_add(period / CPU_OVERHEAD_DIVISOR));
+    Some(Time { quota, period })
+}
+
+fn time(cpu: &LinuxCpu) -> Vec<Limit> {
+    let Some(Time { quota, period }) = machine_time(cpu) else { return Vec::new() };
     let v1_quota = quota.map_or("-1".to_owned(), |quota| quota.to_string());
     let v2_quota = quota.map_or("max".to_owned(), |quota| quota.to_string());
     let need = Need::May;

@@ -123,7 +123,14 @@ fn an_update_changes_what_it_names_and_not_the_machines_memory() {
 
 #[test]
 fn systemd_gets_what_it_would_undo() {
-    let expected = Properties { memory: Some(404_750_336), threads: Some(8192), shares: Some((512, 59)) };
+    let expected = Properties {
+        memory: Some(404_750_336),
+        threads: Some(8192),
+        shares: Some((512, 59)),
+        cpus: Set::parse("0"),
+        nodes: Set::parse("0"),
+        time: None,
+    };
     assert_eq!(properties(Some(&everything()), Some(130)), expected);
     let expected = Properties { memory: None, threads: None, ..expected };
     assert_eq!(properties(Some(&everything()), None), expected);

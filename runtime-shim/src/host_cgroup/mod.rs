@@ -70,7 +70,8 @@ pub(crate) fn plan(cgroups_path: Option<&Path>, id: &str) -> Result<Vec<PathBuf>
     if !text.contains('/') && text.matches(':').count() == 2 {
         return Err(CgroupError::Systemd(text));
     }
-    folders(path.strip_prefix("/").unwrap_or(&path))
+    let all = mounted()?;
+    Ok(used(&all).map(|hierarchy| hierarchy.mount.join(path.strip_prefix("/").unwrap_or(&path))).collect())
 }
 
 /// The same for the systemd driver, with the scope that has to be started.
@@ -80,13 +81,16 @@ pub(crate) fn plan_scope(
 ) -> Result<(Scope, Vec<PathBuf>), CgroupError> {
     let text = cgroups_path.map(|path| path.to_string_lossy().into_owned()).unwrap_or_default();
     let scope = Scope::parse(&text, id)?;
-    let folders = folders(&scope.path())?;
+    let mut all = mounted()?;
+    // Where both versions are, systemd has no controllers in version 2, but its units. Limits are those of version 1.
+    all.sort_by_key(|hierarchy| hierarchy.kind == Kind::V2);
+    let folders = all.iter().map(|hierarchy| hierarchy.mount.join(scope.path())).collect();
     Ok((scope, folders))
 }
 
-fn folders(below: &Path) -> Result<Vec<PathBuf>, CgroupError> {
+fn mounted() -> Result<Vec<Hierarchy>, CgroupError> {
     let mounts = fs::read_to_string(MOUNTS).map_err(failed("read", Path::new(MOUNTS)))?;
-    Ok(used(&hierarchies(&mounts)).map(|hierarchy| hierarchy.mount.join(below)).collect())
+    Ok(hierarchies(&mounts))
 }
 
 /// Whether folders, which need not be there yet, are of version 2.

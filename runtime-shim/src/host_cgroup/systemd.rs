@@ -1,7 +1,7 @@
 //! The systemd cgroup driver: a container's cgroup on the host is a transient scope (systemd.scope(5)) that systemd is asked
 //! for over D-Bus (org.freedesktop.systemd1(5)), as runc does it.
 //!
-//! The monitor has a process of its own ask ([`start`]): a client of D-Bus has threads, and signals to the monitor must
+//! The monitor has a process of its own ask ([`ask`]): a client of D-Bus has threads, and signals to the monitor must
 //! reach no thread but its main one.
 
 use std::fs::File;
@@ -48,9 +48,29 @@ pub(crate) enum SystemdError {
         #[source]
         source: zbus::Error,
     },
+    /// Two containers, or a container and a service, with the same name.
+    #[error(
+        "systemd has a unit {0} already; choose another name in linux.cgroupsPath, or end that one: systemctl stop {0}"
+    )]
+    Taken(String),
+    /// It has rules for names, and for slices.
+    #[error("systemd does not take {unit} in {slice}; change linux.cgroupsPath")]
+    Invalid {
+        /// The unit.
+        unit: String,
+        /// Its slice.
+        slice: String,
+        /// Why.
+        #[source]
+        source: zbus::Error,
+    },
     /// It tried.
-    #[error("systemd did not start {unit}: the job's result is `{result}`")]
+    #[error(
+        "systemd did not {act} {unit}: the job's result is `{result}`; systemctl status {unit} may tell more"
+    )]
     Job {
+        /// What it was asked to do.
+        act: &'static str,
         /// The unit.
         unit: String,
         /// As systemd names it.
@@ -128,6 +148,58 @@ pub(crate) struct Properties {
     pub(crate) threads: Option<u64>,
     /// As version 1 counts them, and as version 2.
     pub(crate) shares: Option<(u64, u64)>,
+    /// Where it runs.
+    pub(crate) cpus: Option<Set>,
+    /// Where its memory is.
+    pub(crate) nodes: Option<Set>,
+    /// Time of the CPU.
+    pub(crate) time: Option<Time>,
+}
+
+/// Time of the CPU in a period, both in microseconds; without a quota, any.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Time {
+    pub(crate) quota: Option<u64>,
+    pub(crate) period: u64,
+}
+
+impl Time {
+    /// systemd keeps whole percents of a CPU.
+    const PERCENT: u64 = 10_000;
+
+    /// In a second, rounded up.
+    fn quota_per_second(self) -> u64 {
+        let per_second = |quota: u64| quota.saturating_mul(1_000_000).checked_div(self.period);
+        let rounded = |time: u64| time.div_ceil(Self::PERCENT).saturating_mul(Self::PERCENT);
+        self.quota.and_then(per_second).map_or(u64::MAX, rounded)
+    }
+}
+
+/// CPUs or memory nodes, a bit for each, as systemd takes them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Set(Vec<u8>);
+
+impl Set {
+    /// The kernel can be built for no more.
+    const MOST: usize = 8192;
+
+    /// From a list as `0-3,5` (cpuset(7)). What is none, the kernel has to refuse.
+    pub(crate) fn parse(list: &str) -> Option<Self> {
+        let mut bits = Vec::new();
+        for range in list.split(',') {
+            let (first, last) = range.split_once('-').unwrap_or((range, range));
+            let (first, last): (usize, usize) = (first.trim().parse().ok()?, last.trim().parse().ok()?);
+            if last >= Self::MOST {
+                return None;
+            }
+            for number in first..=last {
+                let byte = number / 8;
+                bits.resize(bits.len().max(byte + 1), 0_u8);
+                *bits.get_mut(byte)? |= 1 << (number % 8);
+            }
+        }
+        Some(Self(bits))
+    }
 }
 
 impl Properties {
@@ -135,14 +207,52 @@ impl Properties {
         let (memory, shares) =
             if version_2 { ("MemoryMax", "CPUWeight") } else { ("MemoryLimit", "CPUShares") };
         let share = self.shares.map(|(v1, v2)| if version_2 { v2 } else { v1 });
-        [(memory, self.memory), ("TasksMax", self.threads), (shares, share)]
-            .into_iter()
-            .filter_map(|(name, value)| Some((name, Value::from(value?))))
-            .collect()
+        let numbers = [
+            (memory, self.memory),
+            ("TasksMax", self.threads),
+            (shares, share),
+            ("CPUQuotaPeriodUSec", self.time.map(|time| time.period)),
+            ("CPUQuotaPerSecUSec", self.time.map(Time::quota_per_second)),
+        ];
+        // Of version 1, systemd does not know them, and leaves them alone.
+        let sets = [("AllowedCPUs", &self.cpus), ("AllowedMemoryNodes", &self.nodes)];
+        let sets = sets.into_iter().filter(|_| version_2);
+        let sets = sets.filter_map(|(name, set)| Some((name, Value::from(set.as_ref()?.0.clone()))));
+        let numbers = numbers.into_iter().filter_map(|(name, value)| Some((name, Value::from(value?))));
+        numbers.chain(sets).collect()
     }
 }
 
-/// What is asked for.
+/// What systemd is asked for by a process of its own.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum Request {
+    /// A scope.
+    Start(Order),
+    /// Other limits of a scope.
+    Set(Change),
+}
+
+impl Request {
+    fn act_and_unit(&self) -> (&'static str, &str) {
+        match self {
+            Self::Start(order) => ("start", &order.scope.unit),
+            Self::Set(change) => ("change", &change.scope.unit),
+        }
+    }
+}
+
+/// Limits that a scope shall have.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Change {
+    /// The scope.
+    pub(crate) scope: Scope,
+    /// Whether the host has cgroups of version 2 only.
+    pub(crate) version_2: bool,
+    /// The limits; what is not there stays.
+    pub(crate) properties: Properties,
+}
+
+/// A scope that shall be.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Order {
     /// The scope.
@@ -157,10 +267,10 @@ pub(crate) struct Order {
     pub(crate) properties: Properties,
 }
 
-/// Has a process of its own ask for a scope, and waits until the scope is there.
-pub(crate) fn start(order: &Order) -> Result<(), SystemdError> {
+/// Has a process of its own ask, and waits until it is done.
+pub(crate) fn ask(request: &Request) -> Result<(), SystemdError> {
     let failed = |step| move |source| SystemdError::Process(step, source);
-    let text = serde_json::to_vec(order).map_err(|error| failed("write a file")(error.into()))?;
+    let text = serde_json::to_vec(request).map_err(|error| failed("write a file")(error.into()))?;
     let mut inherited = Inherited::default();
     let plan_fd = inherited.add(sealed_file("runv-scope", &text).map_err(failed("write a file"))?);
     let output = memfd_create("scope-output", MemfdFlags::CLOEXEC);
@@ -173,8 +283,8 @@ pub(crate) fn start(order: &Order) -> Result<(), SystemdError> {
     let mut process = BoundProcess::spawn(command).map_err(failed("start a process"))?;
     let mut fds = [PollFd::from_borrowed_fd(process.ended(), PollFlags::IN)];
     if !poll_until(&mut fds, Instant::now().checked_add(PATIENCE)).map_err(failed("wait"))? {
-        let unit = &order.scope.unit;
-        return Err(SystemdError::Told(format!("systemd did not start {unit} in time")));
+        let (act, unit) = request.act_and_unit();
+        return Err(SystemdError::Told(format!("systemd did not {act} {unit} in time")));
     }
     if process.wait().map_err(failed("wait"))?.success() {
         return Ok(());
@@ -208,43 +318,40 @@ impl Systemd {
         )
     }
 
-    /// Starts a scope for a process, and waits until it is there.
-    pub(crate) fn start(&self, order: &Order) -> Result<(), SystemdError> {
-        let unit = &order.scope.unit;
-        let result = self.start_unit(order).map_err(|source| SystemdError::Call {
-            act: "start",
-            unit: unit.clone(),
-            source,
-        })?;
-        match result.as_str() {
-            "done" => Ok(()),
-            _ => Err(SystemdError::Job { unit: unit.clone(), result }),
+    /// Does what is asked for.
+    pub(crate) fn follow(&self, request: &Request) -> Result<(), SystemdError> {
+        match request {
+            Request::Start(order) => self.start(order),
+            Request::Set(change) => self.set(change),
         }
     }
 
-    fn start_unit(&self, order: &Order) -> zbus::Result<String> {
+    /// Starts a scope for a process, and waits until it is there.
+    fn start(&self, order: &Order) -> Result<(), SystemdError> {
+        let unit = &order.scope.unit;
+        let result = self.await_job(|manager| start_unit(manager, order));
+        let result = result.map_err(|source| match error_name(&source) {
+            Some("org.freedesktop.systemd1.UnitExists") => SystemdError::Taken(unit.clone()),
+            Some("org.freedesktop.DBus.Error.InvalidArgs") => {
+                SystemdError::Invalid { unit: unit.clone(), slice: order.scope.slice.clone(), source }
+            }
+            _ => SystemdError::Call { act: "start", unit: unit.clone(), source },
+        })?;
+        match result.as_str() {
+            "done" => Ok(()),
+            _ => Err(SystemdError::Job { act: "start", unit: unit.clone(), result }),
+        }
+    }
+
+    /// Waits for the end of the job that a call gives; returns the job's result.
+    fn await_job(
+        &self,
+        call: impl FnOnce(&Proxy<'_>) -> zbus::Result<OwnedObjectPath>,
+    ) -> zbus::Result<String> {
         let manager = self.manager()?;
-        let unit = order.scope.unit.as_str();
-        // One of that name that has failed before is in the way; that there is none is no error.
-        let _ = manager.call::<_, _, ()>("ResetFailedUnit", &(unit,));
         let mut removed_jobs = manager.receive_signal("JobRemoved")?;
         manager.call::<_, _, ()>("Subscribe", &())?;
-        let mut properties = vec![
-            ("Description", Value::from(format!("runv container {}", order.id))),
-            ("Slice", Value::from(order.scope.slice.clone())),
-            ("PIDs", Value::from(vec![order.pid])),
-            // Nobody but this runtime works below it.
-            ("Delegate", Value::from(true)),
-            ("DefaultDependencies", Value::from(false)),
-            ("CPUAccounting", Value::from(true)),
-            ("MemoryAccounting", Value::from(true)),
-            ("TasksAccounting", Value::from(true)),
-            (if order.version_2 { "IOAccounting" } else { "BlockIOAccounting" }, Value::from(true)),
-        ];
-        properties.extend(order.properties.values(order.version_2));
-        let auxiliary: Vec<(&str, Vec<(&str, Value<'_>)>)> = Vec::new();
-        let job: OwnedObjectPath =
-            manager.call("StartTransientUnit", &(unit, "replace", properties, auxiliary))?;
+        let job = call(&manager)?;
         for signal in &mut removed_jobs {
             let (_, removed, _, result): (u32, OwnedObjectPath, String, String) =
                 signal.body().deserialize()?;
@@ -256,13 +363,9 @@ impl Systemd {
     }
 
     /// Changes limits of a scope.
-    pub(crate) fn set(
-        &self,
-        scope: &Scope,
-        properties: &Properties,
-        version_2: bool,
-    ) -> Result<(), SystemdError> {
-        let values = properties.values(version_2);
+    pub(crate) fn set(&self, change: &Change) -> Result<(), SystemdError> {
+        let Change { scope, version_2, properties } = change;
+        let values = properties.values(*version_2);
         if values.is_empty() {
             return Ok(());
         }
@@ -272,25 +375,51 @@ impl Systemd {
         set.map_err(|source| SystemdError::Call { act: "change", unit: scope.unit.clone(), source })
     }
 
-    /// Lets systemd forget a scope whose processes have ended. One that it has forgotten already is no error.
+    /// Ends a scope whose processes have ended, so that its name is free. One that is gone already is no error.
     pub(crate) fn stop(&self, scope: &Scope) -> Result<(), SystemdError> {
         let unit = scope.unit.as_str();
-        let stopped = self.manager().and_then(|manager| {
-            manager
-                .call::<_, _, OwnedObjectPath>("StopUnit", &(unit, "replace"))
-                .map(drop)
-                .or_else(unknown)?;
-            manager.call::<_, _, ()>("ResetFailedUnit", &(unit,)).or_else(unknown)
-        });
+        let stopped = self.await_job(|manager| manager.call("StopUnit", &(unit, "replace")));
+        let stopped = stopped
+            .map(drop)
+            .or_else(unknown)
+            .and_then(|()| self.manager()?.call::<_, _, ()>("ResetFailedUnit", &(unit,)).or_else(unknown));
         stopped.map_err(|source| SystemdError::Call { act: "stop", unit: unit.to_owned(), source })
     }
 }
 
+fn start_unit(manager: &Proxy<'_>, order: &Order) -> zbus::Result<OwnedObjectPath> {
+    let unit = order.scope.unit.as_str();
+    // One of that name that has failed before is in the way; that there is none is no error.
+    let _ = manager.call::<_, _, ()>("ResetFailedUnit", &(unit,));
+    let mut properties = vec![
+        ("Description", Value::from(format!("runv container {}", order.id))),
+        ("Slice", Value::from(order.scope.slice.clone())),
+        ("PIDs", Value::from(vec![order.pid])),
+        // Nobody but this runtime works below it.
+        ("Delegate", Value::from(true)),
+        ("DefaultDependencies", Value::from(false)),
+        // One that fails is forgotten as well: nobody starts it again.
+        ("CollectMode", Value::from("inactive-or-failed")),
+        ("CPUAccounting", Value::from(true)),
+        ("MemoryAccounting", Value::from(true)),
+        ("TasksAccounting", Value::from(true)),
+        (if order.version_2 { "IOAccounting" } else { "BlockIOAccounting" }, Value::from(true)),
+    ];
+    properties.extend(order.properties.values(order.version_2));
+    let auxiliary: Vec<(&str, Vec<(&str, Value<'_>)>)> = Vec::new();
+    manager.call("StartTransientUnit", &(unit, "replace", properties, auxiliary))
+}
+
+fn error_name(error: &zbus::Error) -> Option<&str> {
+    match error {
+        zbus::Error::MethodError(name, _, _) => Some(name.as_str()),
+        _ => None,
+    }
+}
+
 fn unknown(error: zbus::Error) -> zbus::Result<()> {
-    match &error {
-        zbus::Error::MethodError(name, _, _) if name.as_str() == "org.freedesktop.systemd1.NoSuchUnit" => {
-            Ok(())
-        }
+    match error_name(&error) {
+        Some("org.freedesktop.systemd1.NoSuchUnit") => Ok(()),
         _ => Err(error),
     }
 }

@@ -112,7 +112,12 @@ fn order() -> Order {
         id: "c1".into(),
         pid: 7,
         version_2: true,
-        properties: Properties { memory: Some(1 << 30), threads: Some(9), shares: Some((1024, 100)) },
+        properties: Properties {
+            memory: Some(1 << 30),
+            threads: Some(9),
+            shares: Some((1024, 100)),
+            ..Properties::default()
+        },
     }
 }
 
@@ -138,16 +143,50 @@ fn a_scope_is_asked_for_with_its_process_slice_and_limits() {
 #[test]
 fn a_job_that_fails_is_an_error() {
     let error = bus("timeout").client().start(&order()).unwrap_err();
-    assert_eq!(error.to_string(), "systemd did not start docker-c1.scope: the job's result is `timeout`");
+    let text = error.to_string();
+    assert!(
+        text.starts_with("systemd did not start docker-c1.scope: the job's result is `timeout`"),
+        "{text}"
+    );
 }
 
 #[test]
 fn an_update_sets_what_it_has() {
     let bus = bus("done");
-    let properties = Properties { shares: Some((512, 59)), ..Properties::default() };
-    bus.client().set(&order().scope, &Properties::default(), true).unwrap();
-    bus.client().set(&order().scope, &properties, false).unwrap();
+    let change = |version_2, properties| Change { scope: order().scope, version_2, properties };
+    bus.client().set(&change(true, Properties::default())).unwrap();
+    let shares = Properties { shares: Some((512, 59)), ..Properties::default() };
+    bus.client().set(&change(false, shares)).unwrap();
     assert_eq!(bus.calls.recv().unwrap(), "set docker-c1.scope true CPUShares=U64(512)");
+}
+
+#[test]
+fn times_are_whole_percents_of_a_second() {
+    for (quota, period, expected) in [
+        (Some(60_000), 100_000, 600_000),
+        (Some(25_000), 50_000, 500_000),
+        (Some(1_001), 100_000, 20_000),
+        (Some(1), 0, u64::MAX),
+        (None, 100_000, u64::MAX),
+    ] {
+        assert_eq!(Time { quota, period }.quota_per_second(), expected, "{quota:?} {period}");
+    }
+}
+
+#[test]
+fn lists_become_bits() {
+    for (list, expected) in [
+        ("0", Some(&[1][..])),
+        ("0-3,9\n", Some(&[15, 2])),
+        ("8191", None),
+        ("", None),
+        ("1-", None),
+        ("0-8192", None),
+    ] {
+        let bits = Set::parse(list).filter(|set| set.0.len() < 1024).map(|set| set.0);
+        assert_eq!(bits.as_deref(), expected, "{list}");
+    }
+    assert_eq!(Set::parse("8191").map(|set| set.0.len()), Some(1024));
 }
 
 #[test]

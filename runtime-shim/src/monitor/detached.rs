@@ -110,11 +110,13 @@ pub(super) fn settle(plan: &MonitorPlan) -> Result<Folder, Failure> {
     report::speak_to_engine(EngineLog { file: log, format: plan.log_format, stderr: Stderr::Containers });
     let folder = Folder::open(plan.folder.clone())?;
     let own = ProcessId::own()?;
-    // What is about to be made is known before it is, so that whoever cleans up knows where to look.
+    // What is about to be made is known before it is, so that whoever cleans up knows where to look. A scope is another's
+    // until systemd has said that it is this container's, and ends with this process.
     folder.update(|record| {
         record.monitor = own;
-        record.cgroups.clone_from(&plan.cgroups);
-        record.scope.clone_from(&plan.scope);
+        if plan.scope.is_none() {
+            record.cgroups.clone_from(&plan.cgroups);
+        }
     })?;
     if plan.scope.is_none() {
         host_cgroup::join(&plan.cgroups)?;
@@ -158,8 +160,27 @@ pub(super) fn start_scope(
         version_2: host_cgroup::is_version_2(&plan.cgroups),
         properties,
     };
-    systemd::start(&order)?;
+    systemd::ask(&systemd::Request::Start(order))?;
+    folder.update(|record| {
+        record.cgroups.clone_from(&plan.cgroups);
+        record.scope = Some(scope.clone());
+    })?;
     Ok(host_cgroup::join(&plan.cgroups)?)
+}
+
+/// The time of the CPU, from now on: until now, the machine has booted.
+fn limit_time(plan: &MonitorPlan) -> Result<(), Failure> {
+    host_cgroup::limits::limit_time(&plan.cgroups, resources(&plan.spec))?;
+    let time = host_cgroup::limits::time_property(resources(&plan.spec));
+    if let (Some(scope), Some(_)) = (&plan.scope, time) {
+        let change = systemd::Change {
+            scope: scope.clone(),
+            version_2: host_cgroup::is_version_2(&plan.cgroups),
+            properties: systemd::Properties { time, ..Default::default() },
+        };
+        systemd::ask(&systemd::Request::Set(change))?;
+    }
+    Ok(())
 }
 
 fn resources(spec: &Spec) -> Option<&LinuxResources> {
@@ -240,8 +261,8 @@ impl Resident<'_> {
         let raw_mode = if relay::wants_terminal(&self.plan.spec) { Some(RawMode::enter()?) } else { None };
         let starts = server::serve(self.folder, guest).map_err(host("serve the control socket"))?;
         if self.place.number == 0 {
-            let limited = host_cgroup::limits::limit_time(&self.plan.cgroups, resources(&self.plan.spec));
-            limited.map_err(io::Error::other).map_err(host("limit the machine's time"))?;
+            let limited = limit_time(self.plan).map_err(|failure| io::Error::other(failure.error));
+            limited.map_err(host("limit the machine's time"))?;
         }
         let herald = host_oom::Herald::start(self.plan.cgroups.clone()).map_err(host("start a thread"))?;
         // What goes by the host's paths has been done, or has a thread.
