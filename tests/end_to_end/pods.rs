@@ -2,6 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::{Read, Write};
+use std::os::unix::fs::{MetadataExt, chown};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::thread;
@@ -33,6 +34,20 @@ fn joining(script: &str, pid: &str, kinds: &[&str]) -> Result<Bundle> {
     })
 }
 
+/// The container for which the machine is made.
+fn infra(bundle: &Bundle) -> Result<Runtime<'_>> {
+    let runv = Runtime::new(bundle)?;
+    runv.run_detached("infra")?;
+    Ok(runv)
+}
+
+/// Another one in that machine, if its bundle says so.
+fn member_of<'bundle>(infra: &Runtime<'_>, id: &str, bundle: &'bundle Bundle) -> Result<Runtime<'bundle>> {
+    let member = Runtime::with_root_of(infra, bundle);
+    member.run_detached(id)?;
+    Ok(member)
+}
+
 /// What a command in a container writes.
 fn output(runv: &Runtime<'_>, id: &str, command: &[&str]) -> Result<String> {
     let arguments: Vec<&str> = ["exec", id].iter().chain(command).copied().collect();
@@ -52,12 +67,10 @@ fn boot_id(runv: &Runtime<'_>, id: &str) -> Result<String> {
 fn a_second_container_joins_the_machine_of_the_first_by_its_namespaces() -> Result<()> {
     let _order = together();
     let bundle = Bundle::shell(UNTIL_TERM)?;
-    let runv = Runtime::new(&bundle)?;
-    runv.run_detached("infra")?;
+    let runv = infra(&bundle)?;
     let script = "hostname; cat /proc/1/comm; echo x >/written; read line || exit 4";
     let other = joining(script, &runv.read("pid"), POD)?;
-    let member = Runtime::with_root_of(&runv, &other);
-    member.run_detached("app")?;
+    let member = member_of(&runv, "app", &other)?;
     member.wait_for_status("app", "stopped")?;
     assert_eq!((member.read("out").as_str(), member.read("err").as_str()), ("runc\nsh\n", ""));
     assert!(other.rootfs().join("written").exists());
@@ -78,16 +91,14 @@ fn a_second_container_joins_the_machine_of_the_first_by_its_namespaces() -> Resu
 fn namespaces_that_are_named_are_shared_and_the_others_are_not() -> Result<()> {
     let _order = together();
     let bundle = Bundle::shell(UNTIL_TERM)?;
-    let runv = Runtime::new(&bundle)?;
-    runv.run_detached("infra")?;
+    let runv = infra(&bundle)?;
     let pid = runv.read("pid");
     let pod = joining(UNTIL_TERM, &pid, POD)?;
-    let app = Runtime::with_root_of(&runv, &pod);
-    app.run_detached("app")?;
+    let app = member_of(&runv, "app", &pod)?;
     // By the process of a member, too.
     let debug = joining(UNTIL_TERM, &app.read("pid"), &["pid"])?;
-    let debugger = Runtime::with_root_of(&runv, &debug);
-    debugger.run_detached("debug")?;
+    // Kept: dropped, it deletes what is in the root.
+    let _debugger = member_of(&runv, "debug", &debug)?;
     let boot = boot_id(&runv, "infra")?;
     for id in ["app", "debug"] {
         assert_eq!(boot_id(&runv, id)?, boot, "{id}");
@@ -101,17 +112,56 @@ fn namespaces_that_are_named_are_shared_and_the_others_are_not() -> Result<()> {
     Ok(())
 }
 
+/// Ids of the host for those from 0 on.
+const IDS: u32 = 200_000;
+
+#[test]
+fn users_clocks_and_roots_of_cgroups_can_be_shared_too() -> Result<()> {
+    let _order = together();
+    let bundle = Bundle::shell(UNTIL_TERM)?.edit(|spec| {
+        if let Some(listed) = spec["linux"]["namespaces"].as_array_mut() {
+            listed.extend([json!({ "type": "user" }), json!({ "type": "time" })]);
+        }
+        let ids = json!([{ "containerID": 0, "hostID": IDS, "size": 65536 }]);
+        spec["linux"]["uidMappings"] = ids.clone();
+        spec["linux"]["gidMappings"] = ids;
+        spec["linux"]["timeOffsets"] = json!({ "boottime": { "secs": 1_000_000 } });
+    })?;
+    chown(bundle.rootfs(), Some(IDS), Some(IDS))?;
+    let runv = infra(&bundle)?;
+    let script = "id -u; tr -s ' ' </proc/self/uid_map; echo x >/made && stat -c %u /made
+        [ $(cut -d. -f1 /proc/uptime) -gt 1000000 ] && echo ahead; exec sleep 1000";
+    let kinds = ["user", "time", "cgroup"];
+    let other = joining(script, &runv.read("pid"), &kinds)?;
+    chown(other.rootfs(), Some(IDS), Some(IDS))?;
+    let app = member_of(&runv, "app", &other)?;
+    app.wait_for_text("out", "ahead")?;
+    assert_eq!(app.read("out"), format!("0\n 0 {IDS} 65536\n0\nahead\n"));
+    assert_eq!(fs::metadata(other.rootfs().join("made"))?.uid(), IDS);
+    for name in ["user", "time", "cgroup", "ipc", "uts", "net", "pid", "mnt"] {
+        let is_shared = namespace(&runv, "infra", name)? == namespace(&runv, "app", name)?;
+        assert_eq!(is_shared, kinds.contains(&name), "{name}");
+    }
+    // What the first has made of its ids is not the second's to choose.
+    let others = joining(script, &runv.read("pid"), &kinds)?.edit(|spec| {
+        let ids = json!([{ "containerID": 0, "hostID": 1, "size": 65536 }]);
+        spec["linux"]["uidMappings"] = ids.clone();
+        spec["linux"]["gidMappings"] = ids;
+    })?;
+    let late = Runtime::with_root_of(&runv, &others);
+    late.leave(&["create", "late"])?.refused("are not those of the user namespace that is joined")?;
+    Ok(())
+}
+
 #[test]
 fn what_is_done_to_one_container_is_done_to_it_alone() -> Result<()> {
     let _order = together();
     let bundle = Bundle::shell(UNTIL_TERM)?;
-    let runv = Runtime::new(&bundle)?;
-    runv.run_detached("infra")?;
+    let runv = infra(&bundle)?;
     let other = joining(UNTIL_TERM, &runv.read("pid"), POD)?.edit(|spec| {
         spec["linux"]["resources"] = json!({ "pids": { "limit": 33 } });
     })?;
-    let member = Runtime::with_root_of(&runv, &other);
-    member.run_detached("app")?;
+    let member = member_of(&runv, "app", &other)?;
     member.wait_for_text("out", "started")?;
 
     assert_eq!(output(&runv, "app", &["cat", "/sys/fs/cgroup/pids.max"])?, "33\n");
@@ -168,8 +218,7 @@ fn a_member_that_is_gone_leaves_nothing_in_the_machine_however_it_ended() -> Res
     let before = Census::take()?;
     {
         let bundle = Bundle::shell(UNTIL_TERM)?;
-        let runv = Runtime::new(&bundle)?;
-        runv.run_detached("infra")?;
+        let runv = infra(&bundle)?;
         output(&runv, "infra", &["true"])?;
         let (_, open) = shared(&runv, "infra")?;
         let other = joining(UNTIL_TERM, &runv.read("pid"), POD)?;
@@ -209,8 +258,7 @@ fn a_member_that_is_gone_leaves_nothing_in_the_machine_however_it_ended() -> Res
 fn what_is_read_for_a_member_whose_mounts_have_gone_does_the_machine_no_harm() -> Result<()> {
     let _order = together();
     let bundle = Bundle::shell(UNTIL_TERM)?;
-    let runv = Runtime::new(&bundle)?;
-    runv.run_detached("infra")?;
+    let runv = infra(&bundle)?;
     // The file is one that no test host has the time to read. The program is where its own end waits for no device.
     let other = joining("cp /bin/probe /dev/probe; exec /dev/probe fault /large 1", &runv.read("pid"), POD)?;
     File::create(other.rootfs().join("large"))?.set_len(64 << 30)?;
@@ -234,12 +282,10 @@ fn what_is_read_for_a_member_whose_mounts_have_gone_does_the_machine_no_harm() -
 fn members_outlive_the_container_for_which_the_machine_was_made() -> Result<()> {
     let _order = together();
     let bundle = Bundle::shell(UNTIL_TERM)?;
-    let runv = Runtime::new(&bundle)?;
-    runv.run_detached("infra")?;
+    let runv = infra(&bundle)?;
     runv.wait_for_text("out", "started")?;
     let other = joining(UNTIL_TERM, &runv.read("pid"), POD)?;
-    let member = Runtime::with_root_of(&runv, &other);
-    member.run_detached("app")?;
+    let member = member_of(&runv, "app", &other)?;
     member.wait_for_text("out", "started")?;
     runv.call(&["kill", "infra", "TERM"])?.expect(0)?;
     Deadline::generous()?.wait_for("the end of the first container", || {
@@ -263,8 +309,7 @@ fn the_end_of_the_machine_ends_its_members_with_an_error_that_says_so() -> Resul
     let _order = together();
     for end in ["container", "machine"] {
         let bundle = Bundle::shell(UNTIL_TERM)?;
-        let runv = Runtime::new(&bundle)?;
-        runv.run_detached("infra")?;
+        let runv = infra(&bundle)?;
         let other = joining(UNTIL_TERM, &runv.read("pid"), POD)?;
         let member = Runtime::with_root_of(&runv, &other);
         member.leave(&["--log", "log", "create", "--pid-file", "pid", "app"])?.expect(0)?;
@@ -298,8 +343,7 @@ fn the_end_of_the_machine_ends_its_members_with_an_error_that_says_so() -> Resul
 fn binds_are_the_members_own_read_only_ones_and_sockets_too() -> Result<()> {
     let _order = together();
     let bundle = Bundle::shell(UNTIL_TERM)?;
-    let runv = Runtime::new(&bundle)?;
-    runv.run_detached("infra")?;
+    let runv = infra(&bundle)?;
     let script = "cat /data/file /etc/note; echo no >/data/new; echo yes >/out/new
         echo question | probe connect /run/host.sock";
     let other = joining(script, &runv.read("pid"), POD)?;
@@ -322,8 +366,7 @@ fn binds_are_the_members_own_read_only_ones_and_sockets_too() -> Result<()> {
         .mount("bind", &text(&out), "/out", &["bind"])?
         .mount("bind", &note, "/etc/note", &["bind", "ro"])?
         .mount("bind", &text(&socket), "/run/host.sock", &["bind"])?;
-    let member = Runtime::with_root_of(&runv, &other);
-    member.run_detached("app")?;
+    let member = member_of(&runv, "app", &other)?;
     member.wait_for_status("app", "stopped")?;
     assert_eq!(member.read("out"), "data\nnote\nquestion\n", "{}", member.read("err"));
     ensure!(member.read("err").contains("Read-only file system"), "{:?}", member.read("err"));
@@ -336,7 +379,7 @@ fn binds_are_the_members_own_read_only_ones_and_sockets_too() -> Result<()> {
 fn a_namespace_of_the_host_is_refused_by_its_field() -> Result<()> {
     let _order = together();
     let own = std::process::id().to_string();
-    for kind in ["ipc", "uts", "pid"] {
+    for kind in ["ipc", "uts", "pid", "user", "time", "cgroup"] {
         let bundle = joining(UNTIL_TERM, &own, &[kind])?;
         let runv = Runtime::new(&bundle)?;
         let refused =

@@ -43,7 +43,9 @@ impl Containers {
     }
 
     async fn build(&self, spec: ContainerSpec) -> Result<Arc<Container>, Failure> {
+        let mut spec = spec;
         let neighbours = self.neighbours(&spec)?;
+        let neighbours = share_identities(&mut spec, neighbours)?;
         let stdio =
             Stdio::connect(&self.streams, spec.process.tokens).await.map_err(|error| system(&error))?;
         enable_controllers(&self.places.cgroups).map_err(|error| system(&error))?;
@@ -97,7 +99,11 @@ impl Containers {
                     format!("container {:?}, whose namespaces are to be joined, has ended", joined.container);
                 return Err(Failure::new(FailureKind::InvalidRequest, message));
             }
-            Ok(Neighbour { init: Arc::clone(&container.init), namespaces: joined.namespaces })
+            Ok(Neighbour {
+                init: Arc::clone(&container.init),
+                namespaces: joined.namespaces,
+                identities: container.identities.clone(),
+            })
         };
         spec.joined.iter().map(find).collect()
     }
@@ -106,9 +112,37 @@ impl Containers {
         let directory = cgroup.open().map_err(|error| system(&error))?;
         own_stdio(plan.spec.identities.as_ref(), &stdio)?;
         let spawned = spawn::init(plan, directory.as_fd(), &stdio.child).map_err(|error| system(&error))?;
-        let birth = Birth::new(&self.reaper, spawned).mapped(plan.spec.identities.as_ref()).await?;
+        let birth = Birth::new(&self.reaper, spawned);
+        let birth = if plan.joins_user_namespace() {
+            birth
+        } else {
+            birth.mapped(plan.spec.identities.as_ref()).await?
+        };
         birth.ready(stdio, &plan.spec.process.settings).await
     }
+}
+
+/// The ids of a user namespace that is joined are those that it has. A neighbour that is in the guest's has none to join:
+/// the container is in that one, too.
+fn share_identities(
+    spec: &mut ContainerSpec,
+    mut neighbours: Vec<Neighbour>,
+) -> Result<Vec<Neighbour>, Failure> {
+    let Some(neighbour) = neighbours.iter_mut().find(|neighbour| neighbour.namespaces.user) else {
+        return Ok(neighbours);
+    };
+    if spec.identities.is_some() && spec.identities != neighbour.identities {
+        let message = "uidMappings and gidMappings are not those of the user namespace that is joined";
+        return Err(Failure::new(FailureKind::InvalidRequest, message));
+    }
+    spec.identities.clone_from(&neighbour.identities);
+    let has_ids = spec.identities.is_some();
+    spec.namespaces.user = has_ids;
+    neighbour.namespaces.user = has_ids;
+    if let Some(upper) = &mut spec.upper {
+        upper.in_user_namespace = has_ids;
+    }
+    Ok(neighbours)
 }
 
 /// A container without a network namespace of its own has the guest's, whose loopback nobody else needs.

@@ -4,6 +4,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 
 use crate::process::running::Running;
+use crate::security::identity_map::IdentityMap;
 
 /// A set of namespaces. The mount namespace is always new: a container without one could only undo
 /// what the guest needs to work.
@@ -41,6 +42,8 @@ pub struct Neighbour {
     pub init: Arc<Running>,
     /// Which of them.
     pub namespaces: Namespaces,
+    /// Of its user namespace.
+    pub identities: Option<IdentityMap>,
 }
 
 impl Neighbour {
@@ -65,12 +68,15 @@ impl Namespaces {
         }
     }
 
-    /// The flags for setns(2) of an init that joins these of another container; it is born into its pid namespace.
+    /// The flags for setns(2) of an init that joins these of another container; it is born into its pid namespace, and
+    /// into its user namespace.
     pub fn shared_flags(self) -> u64 {
         flags(&[
             (self.ipc, libc::CLONE_NEWIPC),
             (self.uts, libc::CLONE_NEWUTS),
+            (self.cgroup, libc::CLONE_NEWCGROUP),
             (self.network, libc::CLONE_NEWNET),
+            (self.time, libc::CLONE_NEWTIME),
         ])
     }
 

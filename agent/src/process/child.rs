@@ -11,7 +11,7 @@ use nix::sched::{CloneFlags, unshare};
 use rustix::fs::Mode;
 use rustix::process::umask;
 
-use crate::container::namespaces::Neighbour;
+use crate::container::namespaces::{Namespaces, Neighbour};
 use crate::container::request::ContainerSpec;
 use crate::failure::{Failure, FailureKind};
 use crate::kernel::{Lacking, missing_namespace};
@@ -36,6 +36,19 @@ pub struct Plan {
     pub places: Places,
 }
 
+impl Plan {
+    /// Those that are the container's own.
+    pub fn new_namespaces(&self) -> Namespaces {
+        let joined = self.neighbours.iter().map(|neighbour| neighbour.namespaces);
+        joined.fold(self.spec.namespaces, Namespaces::without)
+    }
+
+    /// Whether its user namespace is another container's.
+    pub fn joins_user_namespace(&self) -> bool {
+        self.neighbours.iter().any(|neighbour| neighbour.namespaces.user)
+    }
+}
+
 /// Paths of the guest that a container is made from.
 #[derive(Clone, Debug)]
 pub struct Places {
@@ -58,45 +71,46 @@ pub fn run(plan: &Plan, control: &ChildEnd, stdio: &[OwnedFd; 3]) -> Result<Infa
     let Plan { spec, neighbours, places } = plan;
     begin(control, stdio, neighbours.iter().map(Neighbour::pidfd))?;
     umask(Mode::empty());
-    if spec.namespaces.time {
+    let new = plan.new_namespaces();
+    if !plan.joins_user_namespace() {
+        join(neighbours)?;
+    }
+    if new.time {
         time::enter_new_namespace(&spec.time_offsets)
             .map_err(namespace("cannot make a time namespace", libc::CLONE_NEWTIME))?;
     }
+    // Its ids are written by the agent, which may do that for any.
+    if new.user && !control.wait_for_go() {
+        exit();
+    }
     if spec.namespaces.user {
-        // Its ids are written by the agent, which may do that for any.
-        if !control.wait_for_go() {
-            exit();
-        }
         user::become_root().map_err(system("cannot become root of the user namespace"))?;
     }
-    for neighbour in neighbours {
-        join(neighbour)?;
-    }
-    enter_namespaces(spec)?;
+    enter_namespaces(spec, new)?;
     let console = build_root(spec, places)?;
     let workload =
         Workload { process: &spec.process, confinement: &spec.confinement, hooks: Some(&spec.hooks) };
     execute(&workload, control, stdio, console.as_ref())
 }
 
-/// The pid namespace is not among them: the init was born into that.
-fn join(neighbour: &Neighbour) -> Result<(), Failure> {
-    match neighbour.namespaces.shared_flags() {
-        0 => Ok(()),
-        flags => namespaces::join(neighbour.pidfd(), flags)
-            .map_err(system("cannot join the namespaces of another container")),
-    }
+/// The pid and the user namespace are not among them: the init was born into those.
+pub(super) fn join(neighbours: &[Neighbour]) -> Result<(), Failure> {
+    let with_flags = neighbours.iter().map(|neighbour| (neighbour, neighbour.namespaces.shared_flags()));
+    with_flags.filter(|(_, flags)| *flags != 0).try_for_each(|(neighbour, flags)| {
+        namespaces::join(neighbour.pidfd(), flags)
+            .map_err(system("cannot join the namespaces of another container"))
+    })
 }
 
 /// What clone3 could not do, and what has to be set in the new namespaces.
-fn enter_namespaces(spec: &ContainerSpec) -> Result<(), Failure> {
-    if spec.namespaces.cgroup {
+fn enter_namespaces(spec: &ContainerSpec, new: Namespaces) -> Result<(), Failure> {
+    if new.cgroup {
         // The root of a cgroup namespace is its maker's cgroup, and during clone3 that is still the agent's.
         unshare(CloneFlags::CLONE_NEWCGROUP)
             .map_err(|errno| errno.into())
             .map_err(namespace("cannot make a cgroup namespace", libc::CLONE_NEWCGROUP))?;
     }
-    if spec.namespaces.network {
+    if new.network {
         network::bring_loopback_up().map_err(system("cannot bring the loopback interface up"))?;
     }
     if !spec.hostname.is_empty() {

@@ -20,6 +20,7 @@ pub mod hooks;
 pub mod join;
 pub mod lifeline;
 pub mod list;
+mod newcomer;
 pub mod running;
 pub mod settings;
 pub mod spawn;

@@ -6,14 +6,14 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use crate::cgroup::CgroupError;
-use crate::container::namespaces::Namespaces;
 use crate::failure::Failure;
 use crate::kernel::{Lacking, missing_for_clone};
 use crate::process::child::{self, Plan};
 use crate::process::control::{self, AgentEnd, ChildEnd};
 use crate::process::join::{self, Join};
+use crate::process::newcomer;
 use crate::process::workload::report;
-use crate::sys::clone3::{Child, Clone3};
+use crate::sys::clone3::{Child, Clone3, Parent};
 use crate::sys::namespaces::with_children_in;
 
 /// Which step failed.
@@ -43,9 +43,11 @@ pub fn init(
     cgroup: BorrowedFd<'_>,
     stdio: &[OwnedFd; 3],
 ) -> Result<(Child, AgentEnd), SpawnError> {
-    let joined = plan.neighbours.iter().map(|neighbour| neighbour.namespaces);
-    let new = joined.fold(plan.spec.namespaces, Namespaces::without);
-    let clone = Clone3 { namespaces: new.clone_flags(), cgroup };
+    let namespaces = plan.new_namespaces().clone_flags();
+    if plan.joins_user_namespace() {
+        return newcomer::spawn(plan, namespaces, cgroup, stdio);
+    }
+    let clone = Clone3 { namespaces, cgroup: Some(cgroup), parent: Parent::Caller };
     let spawn = || spawn(&clone, |control| child::run(plan, control, stdio));
     match plan.neighbours.iter().find(|neighbour| neighbour.namespaces.pid) {
         // A process cannot change its own pid namespace, only that of its children.
@@ -64,7 +66,7 @@ pub fn joining(
     cgroup: BorrowedFd<'_>,
     stdio: &[OwnedFd; 3],
 ) -> Result<(Child, AgentEnd), SpawnError> {
-    let clone = Clone3 { namespaces: 0, cgroup };
+    let clone = Clone3 { namespaces: 0, cgroup: Some(cgroup), parent: Parent::Caller };
     let spawn = || spawn(&clone, |control| join::run(join, control, stdio));
     if !join.namespaces.pid {
         return spawn();
@@ -78,11 +80,14 @@ fn spawn(
     life: impl FnOnce(&ChildEnd) -> Result<Infallible, Failure>,
 ) -> Result<(Child, AgentEnd), SpawnError> {
     let (agent, end) = control::pair().map_err(SpawnError::Control)?;
-    let child = clone.spawn(|| report(&end, || life(&end))).map_err(|error| {
-        match missing_for_clone(&error, clone.namespaces, Path::new("/proc/self/ns")) {
-            Some(feature) => SpawnError::Lacking(Lacking::new(feature, error)),
-            None => SpawnError::Clone(error),
-        }
-    })?;
+    let child =
+        clone.spawn(|| report(&end, || life(&end))).map_err(|error| explain(error, clone.namespaces))?;
     Ok((child, agent))
+}
+
+pub(super) fn explain(error: io::Error, namespaces: u64) -> SpawnError {
+    match missing_for_clone(&error, namespaces, Path::new("/proc/self/ns")) {
+        Some(feature) => SpawnError::Lacking(Lacking::new(feature, error)),
+        None => SpawnError::Clone(error),
+    }
 }

@@ -15,8 +15,19 @@ const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
 pub struct Clone3<'a> {
     /// `CLONE_NEW*` flags.
     pub namespaces: u64,
-    /// Directory of the cgroup v2 that the child is born into.
-    pub cgroup: BorrowedFd<'a>,
+    /// Directory of the cgroup v2 that the child is born into, if not the caller's.
+    pub cgroup: Option<BorrowedFd<'a>>,
+    /// Whose child it is.
+    pub parent: Parent,
+}
+
+/// Of a new process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Parent {
+    /// The caller.
+    Caller,
+    /// The caller's parent.
+    CallersParent,
 }
 
 /// The new process, as its parent sees it.
@@ -42,10 +53,17 @@ impl Clone3<'_> {
         let mut pidfd: libc::c_int = -1;
         // SAFETY: `clone_args` is a plain structure of integers, for which zero is "not asked for".
         let mut args: libc::clone_args = unsafe { std::mem::zeroed() };
-        args.flags = self.namespaces | CLONE_INTO_CGROUP | u64::from(libc::CLONE_PIDFD.unsigned_abs());
+        args.flags = self.namespaces | u64::from(libc::CLONE_PIDFD.unsigned_abs());
         args.pidfd = std::ptr::from_mut(&mut pidfd) as u64;
-        args.exit_signal = u64::from(libc::SIGCHLD.unsigned_abs());
-        args.cgroup = u64::from(self.cgroup.as_raw_fd().unsigned_abs());
+        match self.parent {
+            Parent::Caller => args.exit_signal = u64::from(libc::SIGCHLD.unsigned_abs()),
+            // The signal is then the caller's.
+            Parent::CallersParent => args.flags |= u64::from(libc::CLONE_PARENT.unsigned_abs()),
+        }
+        if let Some(cgroup) = self.cgroup {
+            args.flags |= CLONE_INTO_CGROUP;
+            args.cgroup = u64::from(cgroup.as_raw_fd().unsigned_abs());
+        }
         // SAFETY: without CLONE_VM and with no stack given this is a fork: the child gets a copy of all
         // memory. `args` and `pidfd` live across the call, and the size is that of `args`.
         let pid = unsafe { libc::syscall(libc::SYS_clone3, &raw const args, size_of::<libc::clone_args>()) };

@@ -23,10 +23,13 @@ pub(crate) const TESTS: &[Test] = &[
     ("tmpcopyup_works_in_a_user_namespace", copy_up),
 ];
 
-const ROOT: u32 = 100_000;
+pub(crate) const ROOT: u32 = 100_000;
 
 /// In a user namespace of its own, with a network, for the sake of sysfs.
-fn in_user_namespace(guest: &Guest, mut request: api::CreateContainerRequest) -> api::CreateContainerRequest {
+pub(crate) fn in_user_namespace(
+    guest: &Guest,
+    mut request: api::CreateContainerRequest,
+) -> api::CreateContainerRequest {
     for kind in [Kind::KIND_USER, Kind::KIND_NETWORK] {
         request.namespaces.push(api::Namespace { kind: kind.into(), ..Default::default() });
     }

@@ -106,8 +106,8 @@ fn what_the_specification_forbids_is_told_by_field() {
         ),
         (
             "/linux/namespaces",
-            json!([{"type": "cgroup", "path": "/proc/1/ns/cgroup"}]),
-            "linux.namespaces[0] (cgroup): it cannot be joined; those of type ipc, uts, pid and network can",
+            json!([{"type": "mount", "path": "/proc/1/ns/mnt"}]),
+            "linux.namespaces[0] (mnt): it cannot be joined; a container has its own, which its files are in",
         ),
         (
             "/linux/rootfsPropagation",

@@ -17,10 +17,6 @@ const MOST_RANGES: usize = 340;
 
 const NANOSECONDS: u32 = 1_000_000_000;
 
-/// What the containers of one guest can share.
-const JOINABLE: [LinuxNamespaceType; 4] =
-    [LinuxNamespaceType::Ipc, LinuxNamespaceType::Uts, LinuxNamespaceType::Pid, LinuxNamespaceType::Network];
-
 /// What of it cannot be.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum NamespaceError {
@@ -41,7 +37,7 @@ pub(crate) enum NamespaceError {
     #[error("{0} does not map the container's id 0")]
     NoRoot(&'static str),
     /// Ids without a user namespace.
-    #[error("linux.uidMappings and linux.gidMappings need a new user namespace in linux.namespaces")]
+    #[error("linux.uidMappings and linux.gidMappings need a user namespace in linux.namespaces")]
     NoUserNamespace,
     /// Offsets without a time namespace.
     #[error("linux.timeOffsets needs a new time namespace in linux.namespaces")]
@@ -93,17 +89,20 @@ pub(super) fn to_agent(linux: Option<&Linux>, joined: &Joined) -> Result<Namespa
     let listed = linux.namespaces().as_deref().unwrap_or_default();
     check(listed)?;
     let has = |kind| listed.iter().any(|namespace| namespace.typ() == kind);
+    let is_new = |kind| listed.iter().any(|namespace| namespace.typ() == kind && !has_path(namespace));
     let mappings =
         [linux.uid_mappings(), linux.gid_mappings()].map(|list| list.as_deref().unwrap_or_default());
     let [uids, gids] = mappings;
     let with_user = has(LinuxNamespaceType::User);
     let has_ids = !uids.is_empty() || !gids.is_empty();
+    // Those of one that is joined are known; the agent compares.
+    let needs_ids = has_ids || is_new(LinuxNamespaceType::User);
     if has_ids && !with_user {
         return Err(NamespaceError::NoUserNamespace);
     }
     let mut time_offsets = Vec::new();
     for (clock, offset) in linux.time_offsets().iter().flatten() {
-        if !has(LinuxNamespaceType::Time) {
+        if !is_new(LinuxNamespaceType::Time) {
             return Err(NamespaceError::NoTimeNamespace);
         }
         time_offsets.push(time_offset(clock, offset)?);
@@ -111,27 +110,29 @@ pub(super) fn to_agent(linux: Option<&Linux>, joined: &Joined) -> Result<Namespa
     time_offsets.sort_by(|one, other| one.clock.cmp(&other.clock));
     Ok(Namespaces {
         listed: listed.iter().map(|namespace| convert(namespace.typ(), joined)).collect(),
-        uids: if with_user { ranges("linux.uidMappings", uids)? } else { Vec::new() },
-        gids: if with_user { ranges("linux.gidMappings", gids)? } else { Vec::new() },
+        uids: if needs_ids { ranges("linux.uidMappings", uids)? } else { Vec::new() },
+        gids: if needs_ids { ranges("linux.gidMappings", gids)? } else { Vec::new() },
         time_offsets,
     })
 }
 
+fn has_path(namespace: &LinuxNamespace) -> bool {
+    namespace.path().as_ref().is_some_and(|path| !path.as_os_str().is_empty())
+}
+
 fn check(namespaces: &[LinuxNamespace]) -> Result<(), NamespaceError> {
+    let is_new_user = |one: &LinuxNamespace| one.typ() == LinuxNamespaceType::User && !has_path(one);
+    let has_new_user = namespaces.iter().any(is_new_user);
     for (index, namespace) in namespaces.iter().enumerate() {
         let kind = namespace.typ();
         let refuse = |reason| Err(NamespaceError::Namespace { index, kind, reason });
         if namespaces.iter().take(index).any(|earlier| earlier.typ() == kind) {
             return refuse("it is listed twice");
         }
-        let has_path = namespace.path().as_ref().is_some_and(|path| !path.as_os_str().is_empty());
-        if has_path && !JOINABLE.contains(&kind) {
-            return refuse("it cannot be joined; those of type ipc, uts, pid and network can");
+        if has_path(namespace) && kind == LinuxNamespaceType::Mount {
+            return refuse("it cannot be joined; a container has its own, which its files are in");
         }
-        if has_path
-            && kind != LinuxNamespaceType::Network
-            && namespaces.iter().any(|other| other.typ() == LinuxNamespaceType::User)
-        {
+        if has_path(namespace) && kind != LinuxNamespaceType::Network && has_new_user {
             return refuse("it cannot be joined together with a new user namespace");
         }
     }
@@ -214,6 +215,20 @@ mod tests {
     }
 
     #[test]
+    fn a_user_namespace_that_is_joined_needs_no_ids() {
+        let user =
+            json!([{"type": "user", "path": "/proc/1/ns/user"}, {"type": "pid", "path": "/proc/1/ns/pid"}]);
+        let namespaces = converted(json!({"namespaces": user})).unwrap();
+        assert!(namespaces.uids.is_empty() && namespaces.gids.is_empty());
+        let ids = json!([{"containerID": 0, "hostID": 1, "size": 10}]);
+        let namespaces =
+            converted(json!({"namespaces": user, "uidMappings": ids, "gidMappings": ids})).unwrap();
+        assert_eq!((namespaces.uids[0].host_id, namespaces.gids[0].size), (1, 10));
+        let half = converted(json!({"namespaces": user, "uidMappings": ids})).unwrap_err();
+        assert!(half.starts_with("linux.gidMappings must have 1 to 340 ranges"), "{half}");
+    }
+
+    #[test]
     fn what_cannot_be_is_told_by_field() {
         let ids = json!([{"containerID": 0, "hostID": 1, "size": 10}]);
         let user = json!([{"type": "user"}]);
@@ -225,8 +240,12 @@ mod tests {
                 "linux.namespaces[1] (pid): it is listed twice",
             ),
             (
-                json!({"namespaces": [{"type": "time", "path": "/proc/1/ns/time"}]}),
-                "linux.namespaces[0] (time): it cannot be joined; those of type ipc, uts, pid and network can",
+                json!({"namespaces": [{"type": "mount", "path": "/proc/1/ns/mnt"}]}),
+                "linux.namespaces[0] (mnt): it cannot be joined; a container has its own, which its files are in",
+            ),
+            (
+                json!({"namespaces": [{"type": "time", "path": "/proc/1/ns/time"}], "timeOffsets": {"monotonic": {"secs": 1}}}),
+                "linux.timeOffsets needs a new time namespace in linux.namespaces",
             ),
             (
                 json!({"namespaces": [{"type": "user"}, {"type": "ipc", "path": "/proc/1/ns/ipc"}], "uidMappings": ids, "gidMappings": ids}),
@@ -234,7 +253,7 @@ mod tests {
             ),
             (
                 json!({"uidMappings": ids}),
-                "linux.uidMappings and linux.gidMappings need a new user namespace in linux.namespaces",
+                "linux.uidMappings and linux.gidMappings need a user namespace in linux.namespaces",
             ),
             (
                 json!({"namespaces": user, "uidMappings": ids}),

@@ -194,7 +194,10 @@ fn name_of(kind: LinuxNamespaceType) -> Option<&'static str> {
         LinuxNamespaceType::Uts => Some("uts"),
         LinuxNamespaceType::Pid => Some("pid"),
         LinuxNamespaceType::Network => Some("net"),
-        _ => None,
+        LinuxNamespaceType::User => Some("user"),
+        LinuxNamespaceType::Time => Some("time"),
+        LinuxNamespaceType::Cgroup => Some("cgroup"),
+        LinuxNamespaceType::Mount => None,
     }
 }
 

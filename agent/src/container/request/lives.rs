@@ -16,13 +16,15 @@ const MOST_RANGES: usize = 340;
 
 const NANOSECONDS: u32 = 1_000_000_000;
 
-/// Checks the ids; a new user namespace has to have some.
+/// Checks the ids; a new user namespace has to have some. Those of one that is joined are known.
 pub(super) fn identities(
     uids: &[agent::IdMapping],
     gids: &[agent::IdMapping],
     namespaces: Namespaces,
+    new: Namespaces,
 ) -> Result<Option<IdentityMap>, RequestError> {
     match (namespaces.user, uids.is_empty() || gids.is_empty()) {
+        (true, true) if !new.user && uids.is_empty() && gids.is_empty() => Ok(None),
         (true, true) => Err(RequestError::Missing("uidMappings or gidMappings")),
         (false, _) if uids.is_empty() && gids.is_empty() => Ok(None),
         (false, _) => Err(invalid("uidMappings", "", "they need a user namespace of the container's own")),

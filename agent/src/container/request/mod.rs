@@ -148,7 +148,8 @@ impl ContainerSpec {
         if request.mounts.len() > MOST_MOUNTS {
             return Err(RequestError::TooMany("mounts"));
         }
-        let offsets = lives::time_offsets(&request.time_offsets, namespaces)?;
+        let new = joined.iter().map(|one| one.namespaces).fold(namespaces, Namespaces::without);
+        let offsets = lives::time_offsets(&request.time_offsets, new)?;
         let id = name("container id", request.container_id)?;
         Ok(Self {
             process: process::process_spec(process)?,
@@ -163,7 +164,7 @@ impl ContainerSpec {
             domainname: hostname(request.domainname)?,
             namespaces,
             joined,
-            identities: lives::identities(&request.uid_mappings, &request.gid_mappings, namespaces)?,
+            identities: lives::identities(&request.uid_mappings, &request.gid_mappings, namespaces, new)?,
             time_offsets: offsets,
             hooks: lives::hooks(request.start_container_hooks, &request.state)?,
             propagation: propagation(&request.rootfs_propagation)?,
@@ -259,7 +260,7 @@ fn namespaces(requested: &[agent::Namespace]) -> Result<(Namespaces, Vec<Joined>
         if namespace.container_id.is_empty() {
             continue;
         }
-        if ![Kind::KIND_PID, Kind::KIND_IPC, Kind::KIND_UTS, Kind::KIND_NETWORK].contains(&kind) {
+        if kind == Kind::KIND_MOUNT {
             return Err(RequestError::Unsupported(format!("joining a namespace of kind {kind:?}")));
         }
         let container = name("container id of a namespace", namespace.container_id.clone())?;
@@ -268,7 +269,8 @@ fn namespaces(requested: &[agent::Namespace]) -> Result<(Namespaces, Vec<Joined>
         joined.push(one);
     }
     // It would have no right to enter what is not of its user namespace.
-    if namespaces.user && !joined.is_empty() {
+    let joins_user = joined.iter().any(|one| one.namespaces.user);
+    if namespaces.user && !joins_user && !joined.is_empty() {
         return Err(RequestError::Unsupported("joining namespaces with a new user namespace".to_owned()));
     }
     Ok((namespaces, joined))
