@@ -94,19 +94,21 @@ fn each_verb() -> Result<bool> {
     Ok(Setup::get()?.size("verbs of which runv is killed by themselves", 4, 1) > 1)
 }
 
-fn sleeper() -> Result<Bundle> {
-    Bundle::new(&["sleep", "1000"])
+/// Alone, with a bundle whose container only sleeps.
+fn with_sleeper(test: impl FnOnce(&Killing<'_>) -> Result<()>) -> Result<()> {
+    let _order = alone();
+    let bundle = Bundle::new(&["sleep", "1000"])?;
+    test(&Killing::new(&bundle)?)
 }
 
 #[test]
 fn of_create() -> Result<()> {
-    let _order = alone();
-    let bundle = sleeper()?;
-    let killing = Killing::new(&bundle)?;
-    let create = ["create", "--pid-file", "pid", ID];
-    let steps = killing.steps(&killing.trace(&create, None)?)?;
-    killing.nothing_is_left()?;
-    killing.at_each_point(&create, steps, || Ok(()), |_| killing.nothing_is_left())
+    with_sleeper(|killing| {
+        let create = ["create", "--pid-file", "pid", ID];
+        let steps = killing.steps(&killing.trace(&create, None)?)?;
+        killing.nothing_is_left()?;
+        killing.at_each_point(&create, steps, || Ok(()), |_| killing.nothing_is_left())
+    })
 }
 
 #[test]
@@ -114,24 +116,23 @@ fn of_start() -> Result<()> {
     if !each_verb()? {
         return Ok(());
     }
-    let _order = alone();
-    let bundle = sleeper()?;
-    let killing = Killing::new(&bundle)?;
-    killing.create()?;
-    let start = ["start", ID];
-    let steps = killing.steps(&killing.trace(&start, None)?)?;
-    killing.nothing_is_left()?;
-    let created = || -> Result<()> {
-        // Killed early, it has not reached the container, which can still be started.
-        let answer = killing.runv.call(&["state", ID])?;
-        if answer.code != 0 { killing.create() } else { Ok(()) }
-    };
-    killing.at_each_point(&start, steps, created, |_| {
-        let status = killing.runv.state(ID)?["status"].clone();
-        ensure!(status == "created" || status == "running", "{status}");
-        if status == "running" { killing.nothing_is_left() } else { Ok(()) }
-    })?;
-    killing.nothing_is_left()
+    with_sleeper(|killing| {
+        killing.create()?;
+        let start = ["start", ID];
+        let steps = killing.steps(&killing.trace(&start, None)?)?;
+        killing.nothing_is_left()?;
+        let created = || -> Result<()> {
+            // Killed early, it has not reached the container, which can still be started.
+            let answer = killing.runv.call(&["state", ID])?;
+            if answer.code != 0 { killing.create() } else { Ok(()) }
+        };
+        killing.at_each_point(&start, steps, created, |_| {
+            let status = killing.runv.state(ID)?["status"].clone();
+            ensure!(status == "created" || status == "running", "{status}");
+            if status == "running" { killing.nothing_is_left() } else { Ok(()) }
+        })?;
+        killing.nothing_is_left()
+    })
 }
 
 #[test]
@@ -139,27 +140,26 @@ fn of_exec() -> Result<()> {
     if !each_verb()? {
         return Ok(());
     }
-    let _order = alone();
-    let bundle = sleeper()?;
-    let killing = Killing::new(&bundle)?;
-    killing.created_and_started()?;
-    // A proxy whose command was killed may only be on its way into the container's cgroup; one that was done runs on.
-    let only_the_init = || -> Result<()> {
-        let alone = || {
-            let hosts = end_proxies(&killing.runv)?;
-            let processes = killing.runv.call(&["ps", ID])?.expect(0)?.stdout;
-            Ok((hosts == 0 && processes.lines().count() == 2).then_some(()))
+    with_sleeper(|killing| {
+        killing.created_and_started()?;
+        // A proxy whose command was killed may only be on its way into the container's cgroup; one that was done runs on.
+        let only_the_init = || -> Result<()> {
+            let alone = || {
+                let hosts = end_proxies(&killing.runv)?;
+                let processes = killing.runv.call(&["ps", ID])?.expect(0)?.stdout;
+                Ok((hosts == 0 && processes.lines().count() == 2).then_some(()))
+            };
+            Deadline::generous()?.wait_for("the end of the process and its proxy", alone)
         };
-        Deadline::generous()?.wait_for("the end of the process and its proxy", alone)
-    };
-    for exec in
-        [&["exec", ID, "sleep", "0"][..], &["exec", "--detach", "--pid-file", "pid", ID, "sleep", "77"]]
-    {
-        let steps = killing.steps(&killing.trace(exec, None)?)?;
-        only_the_init()?;
-        killing.at_each_point(exec, steps, || Ok(()), |_| only_the_init())?;
-    }
-    killing.nothing_is_left()
+        for exec in
+            [&["exec", ID, "sleep", "0"][..], &["exec", "--detach", "--pid-file", "pid", ID, "sleep", "77"]]
+        {
+            let steps = killing.steps(&killing.trace(exec, None)?)?;
+            only_the_init()?;
+            killing.at_each_point(exec, steps, || Ok(()), |_| only_the_init())?;
+        }
+        killing.nothing_is_left()
+    })
 }
 
 /// Kills the host processes of what was executed; returns how many there were.
@@ -180,39 +180,37 @@ fn of_delete() -> Result<()> {
     if !each_verb()? {
         return Ok(());
     }
-    let _order = alone();
-    let bundle = sleeper()?;
-    let killing = Killing::new(&bundle)?;
-    killing.created_and_started()?;
-    let steps = killing.steps(&killing.trace(&DELETE, None)?)?;
-    killing.nothing_is_left()?;
-    let running = || -> Result<()> {
-        let there = killing.runv.call(&["state", ID])?.code == 0;
-        if there {
-            Ok(())
-        } else {
-            killing.runv.call(&DELETE)?.expect(0).and_then(|_| killing.created_and_started())
-        }
-    };
-    killing.at_each_point(&DELETE, steps, running, |_| killing.nothing_is_left())
+    with_sleeper(|killing| {
+        killing.created_and_started()?;
+        let steps = killing.steps(&killing.trace(&DELETE, None)?)?;
+        killing.nothing_is_left()?;
+        let running = || -> Result<()> {
+            let there = killing.runv.call(&["state", ID])?.code == 0;
+            if there {
+                Ok(())
+            } else {
+                killing.runv.call(&DELETE)?.expect(0).and_then(|_| killing.created_and_started())
+            }
+        };
+        killing.at_each_point(&DELETE, steps, running, |_| killing.nothing_is_left())
+    })
 }
 
 /// Here the monitor is traced to its end too, while others start, use and end its container.
 #[test]
 fn of_a_whole_life() -> Result<()> {
-    let _order = alone();
-    let bundle = sleeper()?;
-    let killing = Killing::new(&bundle)?;
-    let runv = killing.runv.words(&[])?;
-    let script = "\"$@\" create c1 && \"$@\" start c1 && \"$@\" exec c1 true && \"$@\" delete --force c1";
-    let mut words: Vec<std::ffi::OsString> = ["sh", "-c", script, "sh"].map(Into::into).into();
-    words.extend(runv);
-    let steps = killing.steps(&killing.trace_words(&words, None)?)?;
-    for point in points(steps)? {
-        let traced = killing.trace_words(&words, Some(point))?;
-        killing
-            .nothing_is_left()
-            .with_context(|| format!("killed at step {point} of {steps}: {traced:?}"))?;
-    }
-    Ok(())
+    with_sleeper(|killing| {
+        let runv = killing.runv.words(&[])?;
+        let script = "\"$@\" create c1 && \"$@\" start c1 && \"$@\" exec c1 true && \"$@\" delete --force c1";
+        let mut words: Vec<std::ffi::OsString> = ["sh", "-c", script, "sh"].map(Into::into).into();
+        words.extend(runv);
+        let steps = killing.steps(&killing.trace_words(&words, None)?)?;
+        for point in points(steps)? {
+            let traced = killing.trace_words(&words, Some(point))?;
+            killing
+                .nothing_is_left()
+                .with_context(|| format!("killed at step {point} of {steps}: {traced:?}"))?;
+        }
+        Ok(())
+    })
 }
