@@ -111,8 +111,9 @@ systemd: build ## With cgroups of a systemd that is PID 1 of namespaces of its o
 	tests/run systemd
 
 .PHONY: nested
-nested: build kernels ## End to end in a nested KVM host, with the driver builtin, 1 and 2 vCPUs
+nested: build kernels ## End to end in a nested KVM host, with the driver builtin, 1 and 2 vCPUs; labels in one with SELinux
 	tests/run nested
+	tests/run selinux
 
 .PHONY: bench
 bench: build ## Speed and size against peers: a table, and JSON in build/bench.json

@@ -28,6 +28,7 @@ mod runv_lifecycle;
 mod runv_many;
 mod runv_steps;
 mod runv_terminal;
+mod selinux;
 mod signals;
 mod streams;
 mod terminal;
