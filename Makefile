@@ -107,8 +107,9 @@ engines: build ## docker and podman with the runtime runv, on this host
 	tests/run engines
 
 .PHONY: systemd
-systemd: build ## With cgroups of a systemd that is PID 1 of namespaces of its own, on this host
+systemd: build ## With cgroups that systemd makes: of version 1 or both on this host, of version 2 in the nested one
 	tests/run systemd
+	tests/run nested-systemd
 
 .PHONY: nested
 nested: build kernels ## End to end in a nested KVM host, with the driver builtin, 1 and 2 vCPUs; labels in one with SELinux
