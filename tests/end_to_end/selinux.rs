@@ -2,14 +2,17 @@
 //! `tests/selinux`; any other refuses them.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 use e2e::{Bundle, Runtime, together};
+use rustix::fs::XattrFlags;
 use serde_json::{Value, json};
 
 const MACHINE: &str = "system_u:system_r:machine_t:s0:c1,c2";
 const FILES: &str = "system_u:object_r:files_t:s0:c1,c2";
+const OTHERS: &str = "system_u:object_r:files_t:s0:c3";
 
 fn labelled(label: &str, mount_label: Option<&str>) -> Result<Bundle> {
     Bundle::new(&["sleep", "1000"])?.edit(|spec| {
@@ -26,6 +29,13 @@ fn host_has_selinux() -> bool {
 fn context(pid: &Value) -> Result<String> {
     let context = fs::read_to_string(format!("/proc/{pid}/attr/current")).context("no context")?;
     Ok(context.trim_end_matches(['\0', '\n']).to_owned())
+}
+
+fn label_of(path: &Path) -> Result<String> {
+    let mut label = [0; 256];
+    let length = rustix::fs::getxattr(path, "security.selinux", &mut label[..])?;
+    let label = String::from_utf8_lossy(label.get(..length).unwrap_or_default()).into_owned();
+    Ok(label.trim_end_matches('\0').to_owned())
 }
 
 #[test]
@@ -68,11 +78,40 @@ fn the_machine_and_its_devices_have_the_label_of_the_container() -> Result<()> {
         .map(|entry| entry.path().join("vsock.sock"))
         .find(|path| path.exists())
         .context("no socket of the guest")?;
-    let mut label = [0; 256];
-    let length = rustix::fs::getxattr(&socket, "security.selinux", &mut label[..])?;
-    let label = String::from_utf8_lossy(label.get(..length).unwrap_or_default()).into_owned();
-    assert_eq!(label.trim_end_matches('\0'), FILES);
+    assert_eq!(label_of(&socket)?, FILES);
     runv.call(&["exec", "c1", "true"])?.expect(0)?;
+    Ok(())
+}
+
+/// sVirt: by its categories, the machine reaches what is its own and what is everybody's.
+#[test]
+fn files_with_the_categories_of_another_container_are_out_of_reach() -> Result<()> {
+    let _order = together();
+    if !host_has_selinux() {
+        return Ok(());
+    }
+    let script =
+        "cat /own /common; cat /others || echo refused; echo x >/others; echo new >/new && chown 5:6 /new";
+    let bundle = labelled(MACHINE, Some(FILES))?.edit(|spec| {
+        spec["process"]["args"] = json!(["sh", "-c", script]);
+        for set in ["bounding", "effective", "permitted"] {
+            spec["process"]["capabilities"][set] = json!(["CAP_CHOWN", "CAP_DAC_OVERRIDE"]);
+        }
+    })?;
+    for (name, label) in [("own", Some(FILES)), ("common", None), ("others", Some(OTHERS))] {
+        let path = bundle.rootfs().join(name);
+        fs::write(&path, format!("{name}\n"))?;
+        if let Some(label) = label {
+            rustix::fs::setxattr(&path, "security.selinux", label.as_bytes(), XattrFlags::empty())?;
+        }
+    }
+    let runv = Runtime::new(&bundle)?;
+    runv.run_detached("c1")?;
+    runv.wait_for_status("c1", "stopped")?;
+    assert_eq!(runv.read("out"), "own\ncommon\nrefused\n", "{}", runv.read("err"));
+    assert_eq!(fs::read_to_string(bundle.rootfs().join("others"))?, "others\n");
+    assert_eq!(fs::metadata(bundle.rootfs().join("new"))?.uid(), 5, "{}", runv.read("err"));
+    assert_eq!(label_of(&bundle.rootfs().join("new"))?, FILES);
     Ok(())
 }
 
