@@ -188,7 +188,7 @@ pub(crate) const MUSTS: &[Must] = &[
     must(NAMESPACES, "namespaces", "linux.namespace-new", "one without a path is new"),
     must(NAMESPACES, "namespaces", "linux.namespace-inherit", "one that is not listed is the runtime's")
         .runv(Differs("it is the guest's: the runtime's is of another kernel")),
-    must(NAMESPACES, "namespaces", "linux.namespace-path", "one with a path is joined (with runv that of the network, by the machine; others are refused)"),
+    must(NAMESPACES, "namespaces", "linux.namespace-path", "one with a path is joined (with runv that of the network, by the machine, and those of other containers; others are refused)"),
     must(NAMESPACES, "refusals", "linux.namespace-type", "the path of another type's, or of none, is an error"),
     must(NAMESPACES, "refusals", "linux.namespace-absolute", "the path is absolute"),
     must(NAMESPACES, "refusals", "linux.namespace-twice", "a type that is listed twice is an error"),

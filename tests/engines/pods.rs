@@ -47,6 +47,23 @@ fn namespaces_of_the_host_are_those_of_the_machine(engine: &Engine) -> Result<()
     Ok(())
 }
 
+#[test]
+fn podman_puts_a_container_into_the_user_namespace_of_another() -> Result<()> {
+    let _order = together();
+    let podman = Engine::podman()?;
+    let first = podman.start(&["--uidmap", "0:100000:5000", "--gidmap", "0:100000:5000"], UNTIL_TERM)?;
+    let name = format!("container:{}", first.id);
+    let script = format!(
+        "{BOOT_ID}; readlink /proc/self/ns/user; tr -s ' ' </proc/self/uid_map; echo x >/new && stat -c %u /new"
+    );
+    let seen = first.exec(&[], &script)?.expect(0)?.stdout;
+    ensure!(seen.ends_with("\n 0 100000 5000\n0\n"), "{seen}");
+    let run = ["run", "--rm", "--network", "none", "--userns", &name, IMAGE, "sh", "-c", &script];
+    assert_eq!(podman.call(run)?.expect(0)?.stdout, seen);
+    first.exec(&[], "true")?.expect(0)?;
+    Ok(())
+}
+
 /// A pod, removed with its end.
 struct Pod {
     engine: &'static Engine,
