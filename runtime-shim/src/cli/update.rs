@@ -19,7 +19,8 @@ use crate::container::record::Status;
 use crate::control::agent::Agent;
 use crate::failure::Failure;
 use crate::host_cgroup;
-use crate::host_cgroup::systemd::{Change, Properties, Systemd};
+use crate::host_cgroup::properties::Properties;
+use crate::host_cgroup::systemd::{Change, Systemd};
 
 /// Longest document of resources.
 const LONGEST: u64 = 1 << 20;

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{LinuxBlockIo, LinuxCpu, LinuxResources, LinuxThrottleDevice};
 
-use super::systemd::{Properties, Set, Time};
+use super::properties::{Properties, Set, Time};
 use crate::bundle::limits::weight_of_shares;
 
 /// What the VMM, the device process and the monitor need besides the guest's memory: QEMU some 60 MiB, the embedded VMM

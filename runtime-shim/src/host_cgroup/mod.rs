@@ -4,6 +4,7 @@
 //! here is removed by [`remove`], children first, once no process is left.
 
 pub(crate) mod limits;
+pub(crate) mod properties;
 pub(crate) mod systemd;
 
 use std::fs;

@@ -17,9 +17,10 @@ use rustix::fs::{MemfdFlags, memfd_create};
 use serde::{Deserialize, Serialize};
 use zbus::blocking::connection::Builder;
 use zbus::blocking::{Connection, Proxy};
-use zbus::zvariant::{OwnedObjectPath, Value};
+use zbus::zvariant::{OwnedObjectPath, OwnedValue, Value};
 
 use super::CgroupError;
+use super::properties::{self, Properties};
 use crate::io::poll::poll_until;
 
 /// Where a unit is when nobody says where; systemd's own default.
@@ -139,90 +140,6 @@ fn expand(slice: &str) -> Option<PathBuf> {
     Some(path)
 }
 
-/// Limits that are properties of the unit: what systemd does not know of, it undoes when it reloads.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Properties {
-    /// In bytes.
-    pub(crate) memory: Option<u64>,
-    /// Threads.
-    pub(crate) threads: Option<u64>,
-    /// As version 1 counts them, and as version 2.
-    pub(crate) shares: Option<(u64, u64)>,
-    /// Where it runs.
-    pub(crate) cpus: Option<Set>,
-    /// Where its memory is.
-    pub(crate) nodes: Option<Set>,
-    /// Time of the CPU.
-    pub(crate) time: Option<Time>,
-}
-
-/// Time of the CPU in a period, both in microseconds; without a quota, any.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Time {
-    pub(crate) quota: Option<u64>,
-    pub(crate) period: u64,
-}
-
-impl Time {
-    /// systemd keeps whole percents of a CPU.
-    const PERCENT: u64 = 10_000;
-
-    /// In a second, rounded up.
-    fn quota_per_second(self) -> u64 {
-        let per_second = |quota: u64| quota.saturating_mul(1_000_000).checked_div(self.period);
-        let rounded = |time: u64| time.div_ceil(Self::PERCENT).saturating_mul(Self::PERCENT);
-        self.quota.and_then(per_second).map_or(u64::MAX, rounded)
-    }
-}
-
-/// CPUs or memory nodes, a bit for each, as systemd takes them.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Set(Vec<u8>);
-
-impl Set {
-    /// The kernel can be built for no more.
-    const MOST: usize = 8192;
-
-    /// From a list as `0-3,5` (cpuset(7)). What is none, the kernel has to refuse.
-    pub(crate) fn parse(list: &str) -> Option<Self> {
-        let mut bits = Vec::new();
-        for range in list.split(',') {
-            let (first, last) = range.split_once('-').unwrap_or((range, range));
-            let (first, last): (usize, usize) = (first.trim().parse().ok()?, last.trim().parse().ok()?);
-            if last >= Self::MOST {
-                return None;
-            }
-            for number in first..=last {
-                let byte = number / 8;
-                bits.resize(bits.len().max(byte + 1), 0_u8);
-                *bits.get_mut(byte)? |= 1 << (number % 8);
-            }
-        }
-        Some(Self(bits))
-    }
-}
-
-impl Properties {
-    fn values(&self, version_2: bool) -> Vec<(&'static str, Value<'static>)> {
-        let (memory, shares) =
-            if version_2 { ("MemoryMax", "CPUWeight") } else { ("MemoryLimit", "CPUShares") };
-        let share = self.shares.map(|(v1, v2)| if version_2 { v2 } else { v1 });
-        let numbers = [
-            (memory, self.memory),
-            ("TasksMax", self.threads),
-            (shares, share),
-            ("CPUQuotaPeriodUSec", self.time.map(|time| time.period)),
-            ("CPUQuotaPerSecUSec", self.time.map(Time::quota_per_second)),
-        ];
-        // Of version 1, systemd does not know them, and leaves them alone.
-        let sets = [("AllowedCPUs", &self.cpus), ("AllowedMemoryNodes", &self.nodes)];
-        let sets = sets.into_iter().filter(|_| version_2);
-        let sets = sets.filter_map(|(name, set)| Some((name, Value::from(set.as_ref()?.0.clone()))));
-        let numbers = numbers.into_iter().filter_map(|(name, value)| Some((name, Value::from(value?))));
-        numbers.chain(sets).collect()
-    }
-}
-
 /// What systemd is asked for by a process of its own.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Request {
@@ -326,10 +243,37 @@ impl Systemd {
         }
     }
 
+    /// Leaves out what this version of systemd does not know.
+    fn keep_known(&self, values: &mut Vec<(&'static str, Value<'static>)>) {
+        // Nothing is known of one that does not say its version.
+        let version = self.version().unwrap_or(0);
+        values.retain(|(name, _)| properties::is_known(name, version));
+    }
+
+    /// Without what distributions add to it.
+    fn version(&self) -> Option<u32> {
+        let text: OwnedValue = self
+            .connection
+            .call_method(
+                Some("org.freedesktop.systemd1"),
+                "/org/freedesktop/systemd1",
+                Some("org.freedesktop.DBus.Properties"),
+                "Get",
+                &("org.freedesktop.systemd1.Manager", "Version"),
+            )
+            .and_then(|answer| answer.body().deserialize())
+            .ok()?;
+        let text = String::try_from(text).ok()?;
+        let digits = text.trim_start_matches('v');
+        digits.split(|character: char| !character.is_ascii_digit()).next()?.parse().ok()
+    }
+
     /// Starts a scope for a process, and waits until it is there.
     fn start(&self, order: &Order) -> Result<(), SystemdError> {
         let unit = &order.scope.unit;
-        let result = self.await_job(|manager| start_unit(manager, order));
+        let mut properties = unit_properties(order);
+        self.keep_known(&mut properties);
+        let result = self.await_job(|manager| start_unit(manager, unit, properties));
         let result = result.map_err(|source| match error_name(&source) {
             Some("org.freedesktop.systemd1.UnitExists") => SystemdError::Taken(unit.clone()),
             Some("org.freedesktop.DBus.Error.InvalidArgs") => {
@@ -365,7 +309,8 @@ impl Systemd {
     /// Changes limits of a scope.
     pub(crate) fn set(&self, change: &Change) -> Result<(), SystemdError> {
         let Change { scope, version_2, properties } = change;
-        let values = properties.values(*version_2);
+        let mut values = properties.values(*version_2);
+        self.keep_known(&mut values);
         if values.is_empty() {
             return Ok(());
         }
@@ -387,10 +332,7 @@ impl Systemd {
     }
 }
 
-fn start_unit(manager: &Proxy<'_>, order: &Order) -> zbus::Result<OwnedObjectPath> {
-    let unit = order.scope.unit.as_str();
-    // One of that name that has failed before is in the way; that there is none is no error.
-    let _ = manager.call::<_, _, ()>("ResetFailedUnit", &(unit,));
+fn unit_properties(order: &Order) -> Vec<(&'static str, Value<'static>)> {
     let mut properties = vec![
         ("Description", Value::from(format!("runv container {}", order.id))),
         ("Slice", Value::from(order.scope.slice.clone())),
@@ -406,6 +348,16 @@ fn start_unit(manager: &Proxy<'_>, order: &Order) -> zbus::Result<OwnedObjectPat
         (if order.version_2 { "IOAccounting" } else { "BlockIOAccounting" }, Value::from(true)),
     ];
     properties.extend(order.properties.values(order.version_2));
+    properties
+}
+
+fn start_unit(
+    manager: &Proxy<'_>,
+    unit: &str,
+    properties: Vec<(&'static str, Value<'static>)>,
+) -> zbus::Result<OwnedObjectPath> {
+    // One of that name that has failed before is in the way; that there is none is no error.
+    let _ = manager.call::<_, _, ()>("ResetFailedUnit", &(unit,));
     let auxiliary: Vec<(&str, Vec<(&str, Value<'_>)>)> = Vec::new();
     manager.call("StartTransientUnit", &(unit, "replace", properties, auxiliary))
 }

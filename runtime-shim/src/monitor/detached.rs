@@ -36,6 +36,7 @@ use crate::control::server::{self, Guest, Starts};
 use crate::exit_code;
 use crate::failure::Failure;
 use crate::host_cgroup;
+use crate::host_cgroup::properties::Properties;
 use crate::host_cgroup::systemd::{self, Scope};
 use crate::host_namespace;
 use crate::host_oom;
@@ -151,7 +152,7 @@ pub(super) fn start_scope(
     plan: &MonitorPlan,
     scope: &Scope,
     folder: &Folder,
-    properties: systemd::Properties,
+    properties: Properties,
 ) -> Result<(), Failure> {
     let order = systemd::Order {
         scope: scope.clone(),
@@ -176,7 +177,7 @@ fn limit_time(plan: &MonitorPlan) -> Result<(), Failure> {
         let change = systemd::Change {
             scope: scope.clone(),
             version_2: host_cgroup::is_version_2(&plan.cgroups),
-            properties: systemd::Properties { time, ..Default::default() },
+            properties: Properties { time, ..Default::default() },
         };
         systemd::ask(&systemd::Request::Set(change))?;
     }
