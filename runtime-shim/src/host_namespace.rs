@@ -2,8 +2,9 @@
 //!
 //! Engines find the container's network there (`/proc/<pid>/ns/net`). All other namespaces are the guest's.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use nix::sched::{CloneFlags, setns, unshare};
@@ -24,6 +25,12 @@ pub(crate) enum NamespaceError {
     /// A new one.
     #[error("cannot make a network namespace")]
     Make(#[source] io::Error),
+}
+
+/// What tells the calling thread's network namespace from others.
+pub(crate) fn network_identity() -> io::Result<(u64, u64)> {
+    let metadata = fs::metadata("/proc/thread-self/ns/net")?;
+    Ok((metadata.dev(), metadata.ino()))
 }
 
 /// Takes the calling thread into the network namespace that the specification asks for.

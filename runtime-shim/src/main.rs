@@ -25,6 +25,7 @@ mod host_namespace;
 mod host_oom;
 mod io;
 mod monitor;
+mod network;
 mod path_error;
 mod report;
 mod sandbox;

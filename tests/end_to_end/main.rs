@@ -15,6 +15,7 @@ mod many;
 mod memory;
 mod mounts;
 mod namespaces;
+mod net;
 mod pods;
 mod process;
 mod resources;

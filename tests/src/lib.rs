@@ -11,6 +11,7 @@ mod console_socket;
 pub mod crowd;
 mod deadline;
 pub mod exchange;
+pub mod network;
 mod output;
 pub mod pattern;
 mod processes;

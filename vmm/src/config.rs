@@ -85,7 +85,8 @@ pub fn is_kernel_parameter(word: &str) -> bool {
 pub struct VhostUserDevice {
     /// Which device it is.
     pub kind: DeviceKind,
-    /// Connected stream socket to the backend.
+    /// Connected stream socket to the backend. With the driver `qemu` that of a [`DeviceKind::Net`] is the place of a
+    /// listening one (`O_PATH`): QEMU passes descriptors for a network device only where it has connected by itself.
     pub socket: OwnedFd,
 }
 
@@ -107,6 +108,11 @@ pub enum DeviceKind {
     Rng,
     /// virtio-console, virtio 1.2 section 5.3.
     Console,
+    /// virtio-net, virtio 1.2 section 5.1.
+    Net {
+        /// The guest's address on the network.
+        mac: [u8; 6],
+    },
     /// virtio-balloon, virtio 1.2 section 5.5, with free page reporting.
     Balloon,
 }

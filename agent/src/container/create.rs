@@ -112,12 +112,8 @@ impl Containers {
         let directory = cgroup.open().map_err(|error| system(&error))?;
         own_stdio(plan.spec.identities.as_ref(), &stdio)?;
         let spawned = spawn::init(plan, directory.as_fd(), &stdio.child).map_err(|error| system(&error))?;
-        let birth = Birth::new(&self.reaper, spawned);
-        let birth = if plan.joins_user_namespace() {
-            birth
-        } else {
-            birth.mapped(plan.spec.identities.as_ref()).await?
-        };
+        let identities = plan.spec.identities.as_ref().filter(|_| !plan.joins_user_namespace());
+        let birth = Birth::new(&self.reaper, spawned).mapped(identities, &plan.spec.network).await?;
         birth.ready(stdio, &plan.spec.process.settings).await
     }
 }

@@ -9,6 +9,7 @@ pub mod exec;
 pub mod kill;
 pub mod limits;
 pub mod namespaces;
+pub mod network;
 pub mod pause;
 pub mod remove;
 pub mod request;

@@ -4,6 +4,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
+use crate::container::network::Network;
 use crate::failure::{Failure, FailureKind};
 use crate::process::console::Terminal;
 use crate::process::control::{AgentEnd, Message};
@@ -38,16 +39,19 @@ impl Birth {
         Self { child, control, exit }
     }
 
-    /// Gives the child's user namespace its ids, for which the child waits.
+    /// Gives the child's user namespace its ids, and its network namespace its interfaces, for which the child waits.
     ///
     /// # Errors
     ///
     /// A [`Failure`]; the child has ended then.
-    pub async fn mapped(self, identities: Option<&IdentityMap>) -> Result<Self, Failure> {
-        let Some(identities) = identities else { return Ok(self) };
+    pub async fn mapped(self, identities: Option<&IdentityMap>, network: &Network) -> Result<Self, Failure> {
+        if identities.is_none() && network.is_empty() {
+            return Ok(self);
+        }
         let mapped = identities
-            .write(self.child.pid)
+            .map_or(Ok(()), |identities| identities.write(self.child.pid))
             .map_err(|error| Failure::from_error(FailureKind::System, &error))
+            .and_then(|()| network.give_to(self.child.pid))
             .and_then(|()| Ok(self.control.go()?));
         match mapped {
             Ok(()) => Ok(self),

@@ -79,8 +79,8 @@ pub fn run(plan: &Plan, control: &ChildEnd, stdio: &[OwnedFd; 3]) -> Result<Infa
         time::enter_new_namespace(&spec.time_offsets)
             .map_err(namespace("cannot make a time namespace", libc::CLONE_NEWTIME))?;
     }
-    // Its ids are written by the agent, which may do that for any.
-    if new.user && !control.wait_for_go() {
+    // The agent writes its ids, which it may do for any, and gives it its network.
+    if (new.user || !spec.network.is_empty()) && !control.wait_for_go() {
         exit();
     }
     if spec.namespaces.user {

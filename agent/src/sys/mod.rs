@@ -8,6 +8,7 @@ pub mod event_loop;
 pub mod keyring;
 pub mod mount_api;
 pub mod namespaces;
+pub mod netlink;
 pub mod network;
 pub mod port;
 pub mod scheduling;

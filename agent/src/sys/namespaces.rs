@@ -18,6 +18,23 @@ pub fn join(pidfd: BorrowedFd<'_>, flags: u64) -> io::Result<()> {
     Ok(setns(pidfd, flags)?)
 }
 
+/// Does `act` in another network namespace, of which a descriptor is given.
+///
+/// # Errors
+///
+/// Those of setns(2). `act` has not been done then.
+pub fn within_network<T>(namespace: BorrowedFd<'_>, act: impl FnOnce() -> T) -> io::Result<T> {
+    let own = rustix::fs::openat(CWD, "/proc/self/ns/net", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+    setns(namespace, CloneFlags::CLONE_NEWNET)?;
+    let result = act();
+    if let Err(error) = setns(&own, CloneFlags::CLONE_NEWNET) {
+        // All that the agent does from now on would be done in this one.
+        kmsg::fatal(&format!("cannot return to the agent's network namespace: {error}"));
+        std::process::abort();
+    }
+    Ok(result)
+}
+
 /// Does `act`, whose children are born into the pid namespace of the process that `pidfd` names.
 ///
 /// # Errors

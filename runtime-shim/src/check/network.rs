@@ -1,4 +1,4 @@
-//! What networks of sandboxes stand on: the tun device and traffic redirection, and vhost for completeness.
+//! What networks of sandboxes stand on: the tun device and nf_tables' redirection, and vhost for completeness.
 
 use std::fs::{self, OpenOptions};
 use std::path::Path;
@@ -7,7 +7,7 @@ use super::Finding;
 use crate::report::chain;
 
 pub(super) fn check() -> [Finding; 4] {
-    [vhost("vhost-vsock"), vhost("vhost-net"), tun(Path::new("/dev/net/tun")), tc()]
+    [vhost("vhost-vsock"), vhost("vhost-net"), tun(Path::new("/dev/net/tun")), redirection()]
 }
 
 /// The devices of a sandbox run in a process of their own, so the kernel's are never needed.
@@ -27,10 +27,10 @@ fn tun(path: &Path) -> Finding {
     }
 }
 
-/// The kernel's parts of `tc` that join a container's interface with a tap.
-const MODULES: [&str; 3] = ["sch_ingress", "cls_u32", "act_mirred"];
+/// The kernel's parts that join a container's interface with a tap.
+const MODULES: [&str; 2] = ["nf_tables", "nft_fwd_netdev"];
 
-fn tc() -> Finding {
+fn redirection() -> Finding {
     let release = rustix::system::uname().release().to_string_lossy().into_owned();
     let folder = Path::new("/lib/modules").join(release);
     let lists = [folder.join("modules.builtin"), folder.join("modules.dep"), "/proc/modules".into()];
@@ -39,8 +39,8 @@ fn tc() -> Finding {
     let known = known.replace('-', "_");
     let missing: Vec<&str> = MODULES.into_iter().filter(|module| !known.contains(module)).collect();
     if missing.is_empty() {
-        return Finding::ok("tc", MODULES.join(", "));
+        return Finding::ok("nf_tables", MODULES.join(", "));
     }
     let found = format!("cannot tell whether this kernel has {}", missing.join(", "));
-    Finding::warn("tc", found, "use a kernel with these modules (for networks)")
+    Finding::warn("nf_tables", found, "use a kernel with these modules (for networks)")
 }

@@ -76,7 +76,7 @@ fn sandbox(machine: &FakeMachine) -> Sandbox {
         labels: Labels::default(),
         config: &Config::default(),
     };
-    Sandbox::start(plan, machine).unwrap()
+    Sandbox::start(plan, Vec::new(), machine).unwrap()
 }
 
 /// Waits for the hello of whoever `says` something on the ready port; the time is up as soon as nothing is

@@ -42,6 +42,7 @@ use crate::host_namespace;
 use crate::host_oom;
 use crate::io::streams::Input;
 use crate::io::terminal::RawMode;
+use crate::network::{self, Network, Redirect};
 use crate::report::{self, EngineLog, Stderr};
 use crate::sandbox::inherited_fds::withhold_inherited_fds;
 use crate::sandbox::prepare::prepare;
@@ -52,7 +53,7 @@ const OOM: &str = "oom";
 
 /// Reads the plan and follows it; returns the status with which to exit.
 pub(crate) fn main(plan: OwnedFd, socket: OwnedFd) -> u8 {
-    let creator = Creator(socket);
+    let creator = Creator::new(socket);
     let plan: MonitorPlan = match launch::read_plan(plan) {
         Ok(plan) => plan,
         Err(error) => return announce_failure(&creator, &Failure::from(error)),
@@ -81,6 +82,9 @@ struct Container<'plan> {
     folder: Folder,
     /// Until it is there.
     traces: Option<Traces>,
+    /// What the agent is to make of the network, and the host's half of it.
+    network: proto::Network,
+    _redirect: Option<Redirect>,
     sandbox: Sandbox,
     signals: Signals,
     boot_timeout: std::time::Duration,
@@ -128,7 +132,10 @@ pub(super) fn settle(plan: &MonitorPlan) -> Result<Folder, Failure> {
 
 /// Makes all of the container that is on the host.
 fn create<'plan>(plan: &'plan MonitorPlan, creator: &Creator) -> Result<Container<'plan>, Failure> {
+    let hosts = host_namespace::network_identity()?;
     let folder = settle(plan)?;
+    // The interfaces of the host's own namespace are never a guest's, by whatever path it is named.
+    let is_own = host_namespace::network_identity()? != hosts;
     let config = config::load(plan.config.as_deref())?;
     let bundle = Bundle { directory: plan.bundle.clone(), spec: plan.spec.clone() };
     let prepared = prepare(&config, &bundle)?;
@@ -139,12 +146,30 @@ fn create<'plan>(plan: &'plan MonitorPlan, creator: &Creator) -> Result<Containe
     }
     host_cgroup::limits::limit_new(&plan.cgroups, resources(&plan.spec), prepared.memory_mib())?;
     let signals = Signals::block()?;
-    let (sandbox, boot_timeout) = prepared.start()?;
+    let waits = is_own && network::may_come_with_hooks(&plan.spec);
+    if waits {
+        creator.announce(&Announcement::Prepared)?;
+        creator.wait()?;
+    }
+    let Network { devices, configuration, redirect } =
+        if is_own { Network::take()? } else { Network::default() };
+    let (sandbox, boot_timeout) = prepared.start(devices)?;
     let children = [sandbox.vm.pid(), sandbox.devices.pid()].map(ProcessId::of);
     let children = children.into_iter().collect::<io::Result<Vec<_>>>()?;
     folder.update(|record| record.children = children)?;
-    creator.announce(&Announcement::Prepared)?;
-    Ok(Container { plan, folder, traces: Some(traces), sandbox, signals, boot_timeout })
+    if !waits {
+        creator.announce(&Announcement::Prepared)?;
+    }
+    Ok(Container {
+        plan,
+        folder,
+        traces: Some(traces),
+        network: configuration,
+        _redirect: redirect,
+        sandbox,
+        signals,
+        boot_timeout,
+    })
 }
 
 /// systemd takes this process into the scope; what hierarchies it does not use are joined here.
@@ -207,7 +232,13 @@ impl Container<'_> {
         let guest = Guest { directory, members: Some(Arc::clone(&members)) };
         let place = Place::of_owner();
         let upper_mib = boot.sandbox.as_ref().and_then(|sandbox| sandbox.size.rootfs_upper_mib);
-        let resident = Resident { plan: self.plan, place: &place, upper_mib, folder: &self.folder };
+        let resident = Resident {
+            plan: self.plan,
+            place: &place,
+            upper_mib,
+            network: std::mem::take(&mut self.network),
+            folder: &self.folder,
+        };
         let (mut workload, end) = resident.live_in(boot, guest, self.traces.take(), creator)?;
         members.close();
         while members.keep_the_machine() && workload.wait_for(members.as_fd())? {
@@ -239,6 +270,8 @@ pub(super) struct Resident<'a> {
     pub(super) place: &'a Place,
     /// Of the layer in the guest that takes its writes, if there is one.
     pub(super) upper_mib: Option<u32>,
+    /// What the guest gets of the host's network.
+    pub(super) network: proto::Network,
     pub(super) folder: &'a Folder,
 }
 
@@ -257,7 +290,7 @@ impl Resident<'_> {
         }
         let state = hook_state(self.folder).map_err(host("say the container's state"))?;
         let (mut workload, streams) =
-            relay::create(boot, (self.place, self.upper_mib), &self.plan.spec, state)?;
+            relay::create(boot, (self.place, self.upper_mib), &self.plan.spec, state, self.network.clone())?;
         let (input, outputs) = streams.start().map_err(host("start copying streams"))?;
         let raw_mode = if relay::wants_terminal(&self.plan.spec) { Some(RawMode::enter()?) } else { None };
         let starts = server::serve(self.folder, guest).map_err(host("serve the control socket"))?;

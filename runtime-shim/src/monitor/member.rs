@@ -4,6 +4,8 @@
 use std::io;
 use std::time::Duration;
 
+use agent_protocol::agent as proto;
+
 use super::boot::Boot;
 use super::detached::{Resident, Traces, announce_failure, settle, start_scope, tell};
 use super::plan::{Announcement, Creator, MonitorPlan};
@@ -110,7 +112,8 @@ impl Container<'_> {
         let boot =
             Boot::of_another(directory().map_err(host("duplicate a descriptor"))?, &self.signals, PATIENCE);
         let (plan, place, upper_mib) = (self.plan, &self.place, self.upper_mib);
-        let resident = Resident { plan, place, upper_mib, folder: &self.folder };
+        let resident =
+            Resident { plan, place, upper_mib, network: proto::Network::default(), folder: &self.folder };
         Ok(resident.live_in(boot, guest, self.traces.take(), creator)?.1)
     }
 }

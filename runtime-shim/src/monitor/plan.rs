@@ -1,5 +1,6 @@
 //! What `create` and `exec` tell the process that they start, and what it tells them.
 
+use std::cell::Cell;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
@@ -60,7 +61,7 @@ pub(crate) struct ExecPlan {
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Announcement {
-    /// Its process, cgroup and network namespace are what they will be, and the guest boots: hooks may run.
+    /// Its process, cgroup and network namespace are what they will be: hooks may run.
     Prepared,
     /// The container is there.
     Created,
@@ -84,18 +85,33 @@ pub(crate) struct Proceed;
 
 /// The monitor's end.
 #[derive(Debug)]
-pub(crate) struct Creator(pub(crate) OwnedFd);
+pub(crate) struct Creator {
+    socket: OwnedFd,
+    /// Whether the hooks have run.
+    proceeds: Cell<bool>,
+}
 
 impl Creator {
+    /// With the near end of the socket to it.
+    pub(crate) fn new(socket: OwnedFd) -> Self {
+        Self { socket, proceeds: Cell::new(false) }
+    }
+
     /// Says something.
     pub(crate) fn announce(&self, announcement: &Announcement) -> io::Result<()> {
-        send(&self.0, announcement, None)
+        send(&self.socket, announcement, None)
     }
 
     /// Waits until it may go on.
     pub(crate) fn wait(&self) -> io::Result<()> {
-        match receive::<Proceed>(&self.0)? {
-            Some(_) => Ok(()),
+        if self.proceeds.get() {
+            return Ok(());
+        }
+        match receive::<Proceed>(&self.socket)? {
+            Some(_) => {
+                self.proceeds.set(true);
+                Ok(())
+            }
             None => Err(io::Error::other("the command that makes the container has gone")),
         }
     }

@@ -29,7 +29,7 @@ use crate::sandbox::inherited_fds::withhold_inherited_fds;
 
 /// Reads the plan and follows it; returns the status with which to exit.
 pub(crate) fn main(plan: OwnedFd, socket: OwnedFd) -> u8 {
-    let mut creator = Some(Creator(socket));
+    let mut creator = Some(Creator::new(socket));
     let end = detached(plan, &mut creator);
     match (end, creator) {
         (Ok(end), _) => ending::follow(end),

@@ -34,7 +34,8 @@ fn follow(
     let mut boot = Boot::new(sandbox, signals, boot_timeout)?;
     boot.hello()?;
     let upper_mib = boot.sandbox.as_ref().and_then(|sandbox| sandbox.size.rootfs_upper_mib);
-    let (mut workload, streams) = create(boot, (&Place::of_owner(), upper_mib), spec, String::new())?;
+    let (mut workload, streams) =
+        create(boot, (&Place::of_owner(), upper_mib), spec, String::new(), proto::Network::default())?;
     let (input, outputs) = streams.start().map_err(host("start copying streams"))?;
     let raw_mode = if wants_terminal(spec) { Some(RawMode::enter()?) } else { None };
     input.start().map_err(host("start copying stdin"))?;
@@ -54,6 +55,7 @@ pub(crate) fn create<'a>(
     (place, upper_mib): (&Place, Option<u32>),
     spec: &Spec,
     state: String,
+    network: proto::Network,
 ) -> Result<(Workload<'a>, Streams), MonitorError> {
     let terminal = wants_terminal(spec);
     let agent = boot.connect_agent()?;
@@ -64,6 +66,9 @@ pub(crate) fn create<'a>(
 
     let mut request = to_agent::create_request(place, spec, tokens)?;
     request.state = state;
+    if !network.interfaces.is_empty() {
+        request.network = Some(network).into();
+    }
     if let Some(root) = request.root.as_mut() {
         root.tmpfs_upper_bytes = u64::from(upper_mib.unwrap_or(0)) << 20;
     }

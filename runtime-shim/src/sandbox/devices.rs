@@ -13,11 +13,12 @@ use std::time::Duration;
 use agent_protocol::SHARE_TAG;
 use child::{BoundProcess, ExecLabel, Inherited, sealed_file};
 use device_config::{
-    BalloonConfig, ConsoleConfig, DeviceProcessConfig, Export, FsConfig, RngConfig, VsockConfig,
+    BalloonConfig, ConsoleConfig, DeviceProcessConfig, Export, FsConfig, NetConfig, RngConfig, VsockConfig,
 };
 use vmm::config::{DeviceKind, VhostUserDevice};
 
 use super::directory::{DirectoryError, SandboxDirectory};
+use super::early_rings;
 use crate::config::VirtioFs;
 use crate::io::poll::readable_within;
 use crate::monitor::signals;
@@ -99,6 +100,46 @@ pub(crate) struct MoreDevices {
     pub(crate) balloon: bool,
     /// A SELinux context of the process's own.
     pub(crate) label: Option<ExecLabel>,
+    /// Network interfaces.
+    pub(crate) network: Vec<NetworkDevice>,
+    /// Whether the frontend of one is QEMU's.
+    pub(crate) network_of_qemu: bool,
+}
+
+/// A network interface of the guest.
+#[derive(Debug)]
+pub(crate) struct NetworkDevice {
+    /// Its address.
+    pub(crate) mac: [u8; 6],
+    /// The host's end.
+    pub(crate) tap: OwnedFd,
+}
+
+/// Network devices, each with its socket and its tap.
+fn network(
+    directory: &SandboxDirectory,
+    devices: Vec<NetworkDevice>,
+    of_qemu: bool,
+    inherited: &mut Inherited,
+    frontends: &mut Vec<VhostUserDevice>,
+) -> Result<Vec<NetConfig>, DevicesError> {
+    let mut configs = Vec::new();
+    for (number, device) in devices.into_iter().enumerate() {
+        let name = format!("net{number}");
+        let (listener, connected) = directory.private_socket(&name)?;
+        let socket = if of_qemu {
+            let (frontend, place) = directory.nameless_socket(&name)?;
+            early_rings::start(frontend, connected)
+                .map_err(|source| DevicesError::Prepare { step: "start a thread", source })?;
+            place
+        } else {
+            connected.into()
+        };
+        frontends.push(VhostUserDevice { kind: DeviceKind::Net { mac: device.mac }, socket });
+        let (listener_fd, tap_fd) = (inherited.add(listener.into()), inherited.add(device.tap));
+        configs.push(NetConfig { listener_fd, tap_fd });
+    }
+    Ok(configs)
 }
 
 impl DeviceProcess {
@@ -151,6 +192,8 @@ impl DeviceProcess {
             }),
             None => None,
         };
+        let of_qemu = more.network_of_qemu;
+        let net = network(directory, more.network, of_qemu, &mut inherited, &mut frontends)?;
         let config = DeviceProcessConfig {
             status_fd: inherited.add(status_writer.into()),
             lifeline_fd: inherited.add(lifeline_end.into()),
@@ -159,6 +202,7 @@ impl DeviceProcess {
             rng: Some(rng),
             console,
             balloon,
+            net,
         };
         let process = Self::run((program, more.label), &config, inherited, status.into(), lifeline)?;
         Ok((process, frontends))

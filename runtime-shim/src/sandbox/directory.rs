@@ -10,7 +10,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
 
-use rustix::fs::{AtFlags, unlinkat};
+use rustix::fs::{AtFlags, Mode, OFlags, openat, unlinkat};
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsconfig_set_string, fsmount, fsopen,
 };
@@ -109,6 +109,17 @@ impl SandboxDirectory {
         Ok((listener, connected))
     }
 
+    /// A listening socket, and its place in the file system, which has no name any more: whoever has the descriptor can
+    /// connect to it, by `/proc/self/fd`.
+    pub(crate) fn nameless_socket(&self, name: &str) -> Result<(UnixListener, OwnedFd), DirectoryError> {
+        let failed = |source| DirectoryError::Socket { name: name.to_owned(), source };
+        let listener = self.listen(name)?;
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let place = openat(&self.fd, name, flags, Mode::empty()).map_err(|errno| failed(errno.into()))?;
+        self.unlink(name).map_err(failed)?;
+        Ok((listener, place))
+    }
+
     fn listen(&self, name: &str) -> Result<UnixListener, DirectoryError> {
         UnixListener::bind(self.path(name))
             .map_err(|source| DirectoryError::Socket { name: name.to_owned(), source })
@@ -174,6 +185,14 @@ mod tests {
         let mut text = String::new();
         far.read_to_string(&mut text).unwrap();
         assert_eq!(text, "hello");
+    }
+
+    #[test]
+    fn a_nameless_socket_is_reached_by_its_descriptor_alone() {
+        let directory = SandboxDirectory::create(None).unwrap();
+        let (_listener, place) = directory.nameless_socket("net0").unwrap();
+        assert_eq!(fs::read_dir(directory.path("")).unwrap().count(), 0);
+        UnixStream::connect(format!("/proc/self/fd/{}", place.as_raw_fd())).unwrap();
     }
 
     #[test]

@@ -7,6 +7,7 @@ pub(crate) mod agent_client;
 pub(crate) mod devices;
 pub(crate) mod directory;
 pub(crate) mod driver;
+pub(crate) mod early_rings;
 pub(crate) mod guest_files;
 pub(crate) mod host;
 pub(crate) mod inherited_fds;

@@ -11,6 +11,7 @@ use jail::root::RootError;
 use jail::{Bind, RootPlan, tree};
 use oci_spec::runtime::Spec;
 
+use super::devices::NetworkDevice;
 use super::driver::{self, Chosen, DriverError};
 use super::guest_files::{GuestFileError, GuestFiles};
 use super::host;
@@ -121,9 +122,9 @@ impl Prepared<'_> {
     }
 
     /// Starts its processes, children of the calling thread; also tells how long the guest may take to boot.
-    pub(crate) fn start(self) -> Result<(Sandbox, Duration), StartError> {
+    pub(crate) fn start(self, network: Vec<NetworkDevice>) -> Result<(Sandbox, Duration), StartError> {
         let timeout = self.plan.config.boot_timeout(self.chosen.emulated);
-        let sandbox = Sandbox::start(self.plan, self.chosen.hypervisor.as_ref())?;
+        let sandbox = Sandbox::start(self.plan, network, self.chosen.hypervisor.as_ref())?;
         Ok((sandbox, timeout))
     }
 }

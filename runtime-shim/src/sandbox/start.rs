@@ -11,7 +11,7 @@ use device_config::Export;
 use vmm::config::{GuestFile, VmConfig};
 use vmm::hypervisor::{self, Hypervisor, Vm};
 
-use super::devices::{DeviceProcess, DevicesEnd, DevicesError, MoreDevices};
+use super::devices::{DeviceProcess, DevicesEnd, DevicesError, MoreDevices, NetworkDevice};
 use super::directory::{DirectoryError, SandboxDirectory};
 use super::kernel_parameters::kernel_parameters;
 use super::socket_relay;
@@ -94,7 +94,11 @@ pub(crate) struct Sandbox {
 
 impl Sandbox {
     /// Starts the device process and the machine at once; the machine waits for its devices by itself.
-    pub(crate) fn start(plan: Plan<'_>, driver: &dyn Hypervisor) -> Result<Self, StartError> {
+    pub(crate) fn start(
+        plan: Plan<'_>,
+        network: Vec<NetworkDevice>,
+        driver: &dyn Hypervisor,
+    ) -> Result<Self, StartError> {
         let config = plan.config;
         let directory = SandboxDirectory::create(plan.labels.mounts.as_deref())?;
         let ready = directory.listen_for_guest(READY_PORT)?;
@@ -113,6 +117,9 @@ impl Sandbox {
             console: fast_console,
             balloon: balloon && !plan.own_balloon,
             label: plan.labels.processes.clone(),
+            network,
+            // The driver that has a balloon of its own.
+            network_of_qemu: plan.own_balloon,
         };
         let (mut devices, frontends) =
             DeviceProcess::spawn(&plan.device_program, &directory, plan.exports, options, more)?;

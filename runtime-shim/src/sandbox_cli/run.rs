@@ -107,6 +107,6 @@ pub(super) fn main(arguments: &Arguments) -> Result<u8, Failure> {
     let prepared = prepare(&config, &bundle)?;
     // Signals wait from here on, so that none can end this process past its clean-up.
     let signals = Signals::block()?;
-    let (mut sandbox, boot_timeout) = prepared.start()?;
+    let (mut sandbox, boot_timeout) = prepared.start(Vec::new())?;
     relay::run(&mut sandbox, &signals, &bundle.spec, boot_timeout).map_err(Failure::of_monitor)
 }

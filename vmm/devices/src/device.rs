@@ -31,6 +31,10 @@ pub trait Device: Send + 'static {
         None
     }
 
+    /// The driver has acknowledged `features`, of those of the device, the transport and virtqueues. Comes after
+    /// [`Device::reset`].
+    fn set_features(&mut self, _features: u64) {}
+
     /// Something happened on the host's side.
     fn process_events(&mut self, _queues: &mut [DeviceQueue<'_>]) {}
 

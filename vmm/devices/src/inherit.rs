@@ -22,6 +22,7 @@ pub(crate) struct Inherited {
     pub(crate) rng: Option<OwnedFd>,
     pub(crate) balloon: Option<OwnedFd>,
     pub(crate) console: Option<ConsoleFds>,
+    pub(crate) net: Vec<NetFds>,
 }
 
 /// Of the vsock device.
@@ -37,6 +38,13 @@ pub(crate) struct VsockFds {
 pub(crate) struct ConsoleFds {
     pub(crate) listener: OwnedFd,
     pub(crate) output: OwnedFd,
+}
+
+/// Of a network device.
+#[derive(Debug)]
+pub(crate) struct NetFds {
+    pub(crate) listener: OwnedFd,
+    pub(crate) tap: OwnedFd,
 }
 
 /// Reads the configuration from descriptor `config_fd`, takes what it names, and closes everything else.
@@ -63,8 +71,12 @@ pub(crate) fn take(config_fd: i32) -> Result<Inherited> {
         }),
         None => None,
     };
+    let mut net = Vec::new();
+    for device in &config.net {
+        net.push(NetFds { listener: fds.take(device.listener_fd)?, tap: fds.take(device.tap_fd)? });
+    }
     fds.close_others()?;
-    Ok(Inherited { config, status, lifeline, fs, vsock, rng, balloon, console })
+    Ok(Inherited { config, status, lifeline, fs, vsock, rng, balloon, console, net })
 }
 
 fn read_config(fd: OwnedFd) -> Result<DeviceProcessConfig> {

@@ -7,7 +7,8 @@
 //!   │ guest memory  │<═══════memfd═════>│                 ├─ vsock   ── unix sockets│
 //!   │ kick, call    │<──────eventfds───>│                 ├─ rng     ── getrandom  │
 //!   │               │                   │                 ├─ balloon ── the memfd  │
-//!   └───────────────┘                   │                 └─ console ── a descriptor│
+//!   └───────────────┘                   │                 ├─ console ── a descriptor│
+//!                                       │                 └─ net     ── a tap       │
 //!                                       └──────────────────────────────────────────┘
 //! ```
 //!
@@ -24,6 +25,7 @@ pub mod device;
 #[cfg(test)]
 mod fake_guest;
 pub mod fs;
+pub mod net;
 pub mod queue;
 pub mod rng;
 pub mod server;

@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 
 use vhost_user_backend::bitmap::BitmapMmapRegion;
 use virtio_queue::{DescriptorChain, Queue, QueueOwnedT, QueueT};
-use vm_memory::GuestMemoryMmap;
+use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 /// The guest's memory, with the (here idle) log of dirtied pages that virtiofsd's types ask for.
 pub type GuestRam = GuestMemoryMmap<BitmapMmapRegion>;
@@ -22,12 +22,14 @@ pub struct DeviceQueue<'a> {
     memory: &'a GuestRam,
     active: bool,
     used_any: bool,
+    /// Several chains were returned together: the driver's index before the first of them.
+    together_since: Option<u16>,
 }
 
 impl<'a> DeviceQueue<'a> {
     /// `active` says whether the driver has set the queue up and enabled it.
     pub fn new(queue: &'a mut Queue, memory: &'a GuestRam, active: bool) -> Self {
-        Self { queue, memory, active, used_any: false }
+        Self { queue, memory, active, used_any: false, together_since: None }
     }
 
     /// Whether the driver has set the queue up.
@@ -61,6 +63,26 @@ impl<'a> DeviceQueue<'a> {
         if self.queue.add_used(self.memory, head, written).is_ok() {
             self.used_any = true;
         }
+    }
+
+    /// Returns several chains of which the driver must not see one without the others (virtio 1.2 section 5.1.6.4: the
+    /// buffers of one frame).
+    pub fn add_used_together(&mut self, chains: &[(u16, u32)]) {
+        let Some(((last, written), first)) = chains.split_last() else { return };
+        if !first.is_empty() {
+            let (mut next, ring) = (self.queue.next_used(), self.queue.used_ring());
+            self.together_since.get_or_insert(next);
+            for (head, written) in first {
+                let slot = u64::from(next % self.queue.size().max(1));
+                let element = (u64::from(*written) << 32 | u64::from(*head)).to_le();
+                // As in `add_used`.
+                let _ = self.memory.write_obj(element, GuestAddress(ring.saturating_add(4 + 8 * slot)));
+                next = next.wrapping_add(1);
+            }
+            self.queue.set_next_used(next);
+        }
+        // Only this moves the index that the driver reads.
+        self.add_used(*last, *written);
     }
 
     /// Hands each available chain, with the memory it points into, to `handle`, which returns how many bytes it wrote there.
@@ -98,7 +120,20 @@ impl<'a> DeviceQueue<'a> {
             return false;
         }
         // Not knowing what the driver wants, tell it.
-        self.queue.needs_notification(self.memory).unwrap_or(true)
+        let wanted = self.queue.needs_notification(self.memory).unwrap_or(true);
+        // The queue has counted only one of those that were returned together.
+        let Some(since) = self.together_since.take() else { return wanted };
+        wanted
+            || self.used_event().is_none_or(|event| {
+                let now = self.queue.next_used();
+                now.wrapping_sub(event).wrapping_sub(1) < now.wrapping_sub(since)
+            })
+    }
+
+    /// The index at whose passing the driver wants to hear of it (virtio 1.2 section 2.7.10).
+    fn used_event(&self) -> Option<u16> {
+        let address = self.queue.avail_ring().checked_add(4 + 2 * u64::from(self.queue.size()))?;
+        self.memory.load(GuestAddress(address), Ordering::Relaxed).ok().map(u16::from_le)
     }
 
     /// How many chains can be popped. With an index that jumps, which makes more than the queue holds, that is

@@ -10,11 +10,12 @@ use device_config::FsConfig;
 use devices::balloon::BalloonDevice;
 use devices::console::ConsoleDevice;
 use devices::fs::{FsDevice, FsError, options, share};
+use devices::net::NetDevice;
 use devices::rng::RngDevice;
 use devices::server::{Served, serve};
 use devices::vsock::VsockDevice;
 
-use crate::inherit::{self, ConsoleFds, Inherited, VsockFds};
+use crate::inherit::{self, ConsoleFds, Inherited, NetFds, VsockFds};
 
 /// Serves the devices of the configuration in descriptor `config_fd` until their frontends are gone.
 ///
@@ -52,7 +53,7 @@ fn one_line(error: &anyhow::Error) -> String {
 }
 
 fn serve_all(inherited: Inherited) -> Result<()> {
-    let Inherited { config, mut status, lifeline, fs, vsock, rng, balloon, console } = inherited;
+    let Inherited { config, mut status, lifeline, fs, vsock, rng, balloon, console, net } = inherited;
 
     let file_system = confine(config.fs.as_ref())?;
     end_with(lifeline)?;
@@ -73,6 +74,10 @@ fn serve_all(inherited: Inherited) -> Result<()> {
     }
     if let Some(ConsoleFds { listener, output }) = console {
         served.push(serve("console", ConsoleDevice::new(output), listener)?);
+    }
+    for NetFds { listener, tap } in net {
+        let device = NetDevice::new(tap).context("cannot use a tap")?;
+        served.push(serve("net", device, listener)?);
     }
     status.write_all(b"ready\n").context("cannot report that the devices are ready")?;
     drop(status);

@@ -145,8 +145,10 @@ impl<D: Device> VhostUserBackend for Backend<D> {
             | self.device().features()
     }
 
-    fn acked_features(&self, _features: u64) {
-        self.device().reset();
+    fn acked_features(&self, features: u64) {
+        let mut device = self.device();
+        device.reset();
+        device.set_features(features);
     }
 
     fn protocol_features(&self) -> VhostUserProtocolFeatures {

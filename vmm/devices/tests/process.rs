@@ -117,6 +117,7 @@ impl Sandbox {
             rng: Some(RngConfig { listener_fd: RNG }),
             console: None,
             balloon: None,
+            net: Vec::new(),
         }
     }
 }

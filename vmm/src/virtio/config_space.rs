@@ -41,6 +41,8 @@ pub(crate) fn model(kind: &DeviceKind) -> Result<Model, DeviceKindError> {
         DeviceKind::Rng => ("rng", 4, vec![256], Vec::new()),
         // Receive and transmit queue. Size, port count and emergency write need features that none offers.
         DeviceKind::Console => ("console", 3, vec![256; 2], vec![0; 12]),
+        // Receive and transmit queue. A large frame takes 43 of Linux's receive buffers.
+        DeviceKind::Net { mac } => ("net", 1, vec![256; 2], net_config(*mac)),
         // Inflate, deflate and reporting queue. A report of Linux has up to 32 blocks. The host asks for no page.
         DeviceKind::Balloon => ("balloon", 5, vec![32; 3], vec![0; 16]),
     };
@@ -56,6 +58,13 @@ fn fs_config(tag: &str) -> Result<Vec<u8>, DeviceKindError> {
     config.resize(TAG_SIZE, 0);
     config.extend_from_slice(&FS_REQUEST_QUEUES.to_le_bytes());
     Ok(config)
+}
+
+/// virtio 1.2 section 5.1.4: the address; status, number of queue pairs and MTU need features that are not offered.
+fn net_config(mac: [u8; 6]) -> Vec<u8> {
+    let mut config = mac.to_vec();
+    config.resize(12, 0);
+    config
 }
 
 /// virtio 1.2 section 5.10.4: the guest's CID, of which the upper half is zero. 0 to 2 mean any, the guest

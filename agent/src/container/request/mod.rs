@@ -3,6 +3,7 @@
 
 mod exec;
 mod lives;
+mod network;
 mod process;
 pub mod resources;
 mod settings;
@@ -20,6 +21,7 @@ use protobuf::MessageField;
 
 use crate::container::limits::Resources;
 use crate::container::namespaces::{Joined, Namespaces};
+use crate::container::network::Network;
 use crate::process::hooks::Hooks;
 use crate::process::{Confinement, ProcessSpec};
 use crate::rootfs::masks::Masks;
@@ -88,6 +90,8 @@ pub struct ContainerSpec {
     pub masks: Masks,
     /// For the namespaces.
     pub sysctl: Vec<Sysctl>,
+    /// For the network namespace.
+    pub network: Network,
 }
 
 /// What is wrong with a request.
@@ -172,6 +176,7 @@ impl ContainerSpec {
             devices: resources::devices(&request.devices)?,
             masks: resources::masks(&request.masked_paths, &request.readonly_paths)?,
             sysctl: resources::sysctl(request.sysctl)?,
+            network: network::network(request.network.unwrap_or_default(), new.network)?,
         })
     }
 }

@@ -30,6 +30,7 @@ const USAGE: &str = "usage: probe COMMAND [ARGUMENT]...
   vsock-serve PORT         serve one connection to this port of the vsock: see e2e::exchange
   adopt PIDFILE COMMAND... run a command as an engine's shim does, tell the end of the process it leaves
   connect SOCKET           stdin to a unix socket, and what it answers to stdout
+  udp ADDRESS:PORT         stdin as one datagram, and what is answered to stdout
   signals                  print each signal that comes; ends at SIGTERM";
 
 fn main() -> Result<()> {
@@ -42,6 +43,7 @@ fn main() -> Result<()> {
         "verify" => streams::verify(number(1)?),
         "adopt" => adopt::adopt(argument(1)?, arguments.get(2..).unwrap_or_default()),
         "connect" => streams::connect(argument(1)?),
+        "udp" => streams::udp(argument(1)?),
         "signals" => streams::signals(),
         "bench-files" => bench_files::Job {
             directory: argument(1)?.as_ref(),

@@ -1,8 +1,9 @@
 //! Standard streams and signals.
 
-use std::io::{self, Write, stderr, stdin, stdout};
-use std::net::Shutdown;
+use std::io::{self, Read, Write, stderr, stdin, stdout};
+use std::net::{Shutdown, UdpSocket};
 use std::os::unix::net::UnixStream;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use e2e::pattern::Pattern;
@@ -39,6 +40,18 @@ pub(crate) fn vsock_serve(port: u32) -> Result<()> {
     say("ready")?;
     let (mut stream, _) = listener.accept().context("cannot accept")?;
     e2e::exchange::serve(&mut stream)
+}
+
+/// The answer is one datagram too.
+pub(crate) fn udp(address: &str) -> Result<()> {
+    let mut datagram = Vec::new();
+    stdin().lock().read_to_end(&mut datagram).context("cannot read stdin")?;
+    let socket = UdpSocket::bind("0.0.0.0:0").context("cannot make a socket")?;
+    socket.set_read_timeout(Some(Duration::from_secs(20))).context("cannot set a time-out")?;
+    socket.send_to(&datagram, address).context("cannot send")?;
+    let mut answer = vec![0; 65_536];
+    let (length, _) = socket.recv_from(&mut answer).context("no answer")?;
+    stdout().write_all(answer.get(..length).unwrap_or_default()).context("cannot write")
 }
 
 pub(crate) fn signals() -> Result<()> {

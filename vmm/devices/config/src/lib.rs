@@ -30,6 +30,8 @@ pub struct DeviceProcessConfig {
     pub console: Option<ConsoleConfig>,
     /// virtio-balloon, virtio 1.2 section 5.5.
     pub balloon: Option<BalloonConfig>,
+    /// virtio-net, virtio 1.2 section 5.1, one for each interface.
+    pub net: Vec<NetConfig>,
 }
 
 /// The share that the guest mounts.
@@ -105,6 +107,16 @@ pub struct RngConfig {
 pub struct BalloonConfig {
     /// Listening unix socket with the frontend's connection pending.
     pub listener_fd: FdNumber,
+}
+
+/// A network interface of the guest.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NetConfig {
+    /// Listening unix socket with the frontend's connection pending.
+    pub listener_fd: FdNumber,
+    /// A tap with headers of 12 bytes before its frames, not in any other process's hands.
+    pub tap_fd: FdNumber,
 }
 
 /// A console for what the guest's kernel and agent say; nothing is read from it.

@@ -112,8 +112,7 @@ pub(crate) fn arguments(machine: &Machine<'_>) -> Result<Vec<String>, ArgumentEr
         argv.option("-D", &inherited(log));
     }
     for (index, device) in machine.devices.iter().enumerate() {
-        argv.option("-chardev", &format!("socket,id=device{index},fd={}", device.socket));
-        argv.json("-device", &frontend(device.kind, &format!("device{index}"))?);
+        argv.vhost_user(&format!("device{index}"), device)?;
     }
     if machine.balloon {
         argv.json(
@@ -151,9 +150,19 @@ fn frontend(kind: &DeviceKind, chardev: &str) -> Result<serde_json::Value, Argum
             Ok(json!({ "driver": "vhost-user-vsock-device", "chardev": chardev }))
         }
         DeviceKind::Rng => Ok(json!({ "driver": "vhost-user-rng", "chardev": chardev })),
+        // Without the control queue, which QEMU would serve: the backend has none.
+        DeviceKind::Net { mac } => Ok(json!({
+            "driver": "virtio-net-device", "netdev": format!("net-{chardev}"), "mac": mac_address(*mac),
+            "ctrl_vq": false, "ctrl_rx": false, "ctrl_rx_extra": false, "ctrl_vlan": false,
+            "ctrl_mac_addr": false, "ctrl_guest_offloads": false, "guest_announce": false, "status": false,
+        })),
         DeviceKind::Console => Err(ArgumentError::NoConsoleFrontend),
         DeviceKind::Balloon => Err(ArgumentError::NoBalloonFrontend),
     }
+}
+
+fn mac_address(mac: [u8; 6]) -> String {
+    mac.map(|byte| format!("{byte:02x}")).join(":")
 }
 
 #[derive(Default)]
@@ -166,6 +175,20 @@ impl Argv {
 
     fn option(&mut self, name: &str, value: &str) {
         self.fixed(&[name, value]);
+    }
+
+    /// A device, its connection, and `id` for both.
+    fn vhost_user(&mut self, id: &str, device: &Device<'_>) -> Result<(), ArgumentError> {
+        let frontend = frontend(device.kind, id)?;
+        if let DeviceKind::Net { .. } = device.kind {
+            // Of a socket that it inherits connected, QEMU does not believe that it can pass descriptors.
+            self.option("-chardev", &format!("socket,id={id},path={}", inherited(device.socket)));
+            self.option("-netdev", &format!("vhost-user,id=net-{id},chardev={id}"));
+        } else {
+            self.option("-chardev", &format!("socket,id={id},fd={}", device.socket));
+        }
+        self.json("-device", &frontend);
+        Ok(())
     }
 
     fn json(&mut self, name: &str, value: &serde_json::Value) {
@@ -219,6 +242,16 @@ mod tests {
             -chardev socket,id=device2,fd=72 -device {\"chardev\":\"device2\",\"driver\":\"vhost-user-rng\"}";
         let words: Vec<String> = expected.split(' ').map(|word| word.replace('|', " ")).collect();
         assert_eq!(arguments(&machine(&kinds)).unwrap(), words);
+    }
+
+    #[test]
+    fn a_network_device_is_connected_by_the_place_of_its_socket() {
+        let words = arguments(&machine(&[DeviceKind::Net { mac: [2, 0, 0xab, 0, 0, 1] }])).unwrap();
+        let line = words.join(" ");
+        let expected = "-chardev socket,id=device0,path=/proc/self/fd/70 -netdev vhost-user,id=net-device0,chardev=device0 -device {";
+        assert!(line.contains(expected), "{line}");
+        let device: serde_json::Value = serde_json::from_str(words.last().unwrap()).unwrap();
+        assert_eq!((&device["mac"], &device["netdev"]), (&"02:00:ab:00:00:01".into(), &"net-device0".into()));
     }
 
     #[test]

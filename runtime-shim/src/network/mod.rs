@@ -1,0 +1,112 @@
+//! The container's network: each interface that an engine or a hook has put into the container's network namespace is
+//! joined to a tap there, whose other end is a network device of the guest, which takes over its name, address and routes.
+//!
+//! ```text
+//!   host's namespace     container's namespace                  guest
+//!   veth1234 <=========> eth0 <-- redirect --> runv0 <-- device --> eth0
+//! ```
+//!
+//! The interface stays where it is, with its addresses: engines count its bytes and take it away. But what arrives there is
+//! the guest's. [`survey`] sees what is there, [`tap`] and [`redirect`] make the way, the agent makes the guest's
+//! half of it. All of it goes with the descriptors that [`Network`] and the device process hold.
+
+mod netlink;
+mod redirect;
+mod survey;
+mod tap;
+
+use std::io;
+
+use agent_protocol::agent as proto;
+use oci_spec::runtime::Spec;
+
+use crate::sandbox::devices::NetworkDevice;
+pub(crate) use redirect::Redirect;
+use tap::Tap;
+
+/// The network could not be had.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum NetworkError {
+    /// Looking at it.
+    #[error("cannot look at the interfaces of the container's network namespace")]
+    Survey(#[source] io::Error),
+    /// A tap.
+    #[error("cannot make a tap for the interface {interface}")]
+    Tap {
+        /// The interface that it is for.
+        interface: String,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The way between them.
+    #[error(
+        "cannot join the interfaces of the container's network namespace to the guest (nf_tables, `fwd`)"
+    )]
+    Redirect(#[source] io::Error),
+    /// Only one machine can have an interface.
+    #[error("the interfaces of the container's network namespace are those of another sandbox")]
+    Taken,
+}
+
+/// The way between a network namespace and a guest. It goes when this is dropped.
+#[derive(Debug, Default)]
+pub(crate) struct Network {
+    /// For the machine.
+    pub(crate) devices: Vec<NetworkDevice>,
+    /// For the agent.
+    pub(crate) configuration: proto::Network,
+    /// To be kept for as long as the machine lives.
+    pub(crate) redirect: Option<Redirect>,
+}
+
+/// Whether hooks may still put interfaces into the network namespace of a container, once that is there.
+pub(crate) fn may_come_with_hooks(spec: &Spec) -> bool {
+    let Some(hooks) = spec.hooks() else { return false };
+    #[allow(deprecated, reason = "engines still use prestart")]
+    let lists = [hooks.prestart(), hooks.create_runtime(), hooks.create_container()];
+    lists.iter().any(|list| list.as_ref().is_some_and(|list| !list.is_empty()))
+}
+
+impl Network {
+    /// Takes over the interfaces of the calling thread's network namespace, which is that of the container.
+    pub(crate) fn take() -> Result<Self, NetworkError> {
+        let links = survey::links().map_err(NetworkError::Survey)?;
+        if links.is_empty() {
+            return Ok(Self::default());
+        }
+        let requests = survey::requests(&links).map_err(NetworkError::Survey)?;
+        let mut taps = Vec::new();
+        for link in &links {
+            let failed = |source| NetworkError::Tap { interface: link.name.clone(), source };
+            taps.push(Tap::new().map_err(failed)?);
+        }
+        let pair = |(link, tap): (&'_ survey::Link, &'_ Tap)| {
+            [(link.name.clone(), link.index), (tap.name.clone(), tap.index)]
+        };
+        let pairs: Vec<_> = links.iter().zip(&taps).map(pair).collect();
+        let redirect = Redirect::between(&pairs).map_err(|source| match source.kind() {
+            io::ErrorKind::AlreadyExists | io::ErrorKind::PermissionDenied => NetworkError::Taken,
+            _ => NetworkError::Redirect(source),
+        })?;
+        for (link, tap) in links.iter().zip(&taps) {
+            let failed = |source| NetworkError::Tap { interface: link.name.clone(), source };
+            tap.bring_up(link.mtu).map_err(failed)?;
+        }
+        let interface = |link: &survey::Link| proto::NetworkInterface {
+            mac: link.mac.to_vec(),
+            name: link.name.clone(),
+            index: link.index,
+            mtu: link.mtu,
+            ..Default::default()
+        };
+        let configuration = proto::Network {
+            interfaces: links.iter().map(interface).collect(),
+            requests,
+            ..Default::default()
+        };
+        let devices =
+            links.iter().zip(taps).map(|(link, tap)| NetworkDevice { mac: link.mac, tap: tap.fd }).collect();
+        Ok(Self { devices, configuration, redirect: Some(redirect) })
+    }
+}
