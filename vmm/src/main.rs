@@ -5,6 +5,8 @@
 //! main -> machine -> {boot, virtio, platform, kvm} -> {bus, memory, arch}
 //! ```
 //!
+//! With `--tied-to` it is no machine, but starts QEMU where that has a SELinux label (`child::tied_by`).
+//!
 //! It is started by the driver `builtin` (`vmm::hypervisor::builtin`) with all files open, and opens but
 //! `/dev/kvm` itself. Everything after `assemble` works on descriptors only: that is where a jail and a
 //! seccomp filter can be put on.
@@ -53,6 +55,12 @@ enum ConfigError {
 }
 
 fn main() -> ExitCode {
+    let mut arguments = std::env::args_os().skip(1);
+    if arguments.next().is_some_and(|first| first == child::TIED_TO) {
+        let Err(error) = child::execute_tied(arguments);
+        eprintln!("runv-vmm: error: {}", chain(&error));
+        return ExitCode::FAILURE;
+    }
     match start() {
         Ok((config_fd, control)) => run(config_fd, &control),
         Err(error) => {

@@ -94,7 +94,7 @@ impl Guest {
 }
 
 fn qemu() -> Qemu {
-    Qemu { program: find_program(None).unwrap(), accelerator: Accelerator::Tcg }
+    Qemu::new(find_program(None).unwrap(), Accelerator::Tcg)
 }
 
 fn config(folder: &Path, cpus: u8, act: &str) -> (VmConfig, UnixStream) {
@@ -243,7 +243,7 @@ fn console_may_be_a_pipe() {
 fn program_that_cannot_run_is_an_error_that_names_it() {
     let files = tempfile::tempdir().unwrap();
     let (config, _console) = config(files.path(), 1, "shutdown");
-    let qemu = Qemu { program: "/no/qemu".into(), accelerator: Accelerator::Tcg };
+    let qemu = Qemu::new("/no/qemu".into(), Accelerator::Tcg);
     let error = qemu.start(config).map(drop).unwrap_err();
     assert_eq!(error.to_string(), "cannot run /no/qemu");
 }

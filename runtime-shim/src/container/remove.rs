@@ -91,7 +91,8 @@ pub(crate) fn end(record: &Record) -> Result<(), RemoveError> {
     if ProcessId::own().ok() != Some(record.monitor) {
         kill(record.monitor)?;
     }
-    // They die with the monitor by themselves; waiting for them is enough, but a kill cannot hurt.
+    // They end with the monitor by themselves, by its death's signal or as their sockets to it close; waiting for
+    // them is enough, but a kill cannot hurt.
     record.children.iter().try_for_each(|child| kill(*child))?;
     record.member.as_ref().map_or(Ok(()), await_leaving)
 }

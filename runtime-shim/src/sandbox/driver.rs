@@ -2,6 +2,7 @@
 
 use vmm::hypervisor::Hypervisor;
 use vmm::hypervisor::builtin::Builtin;
+use vmm::hypervisor::qemu::Qemu;
 use vmm::hypervisor::select::{Driver, EmulationPolicy, SelectError, ThisHost, select};
 
 use super::installation::{Installation, InstallationError};
@@ -50,7 +51,8 @@ pub(crate) fn choose(
         ));
     }
     let (hypervisor, is_qemu): (Box<dyn Hypervisor>, _) = match selection.driver {
-        Driver::Qemu(qemu) => (Box::new(qemu), true),
+        // That it is missing matters only to a container with a label.
+        Driver::Qemu(qemu) => (Box::new(Qemu { binder: installation.vmm_program().ok(), ..qemu }), true),
         Driver::Builtin => {
             let program = choice.vmm.clone().map_or_else(|| installation.vmm_program(), Ok)?;
             (Box::new(Builtin { program }), false)

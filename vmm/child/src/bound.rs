@@ -16,6 +16,9 @@ use rustix::process::{Pid, PidfdFlags, Signal};
 use crate::exec_label::ExecLabel;
 
 /// A spawned process. Dropping it kills and reaps it.
+///
+/// One in another security context is tied to the parent's life only until it is executed, for there the kernel forgets
+/// the signal. Its program has to see the parent's end by itself, or to be started by [`crate::tied_by`].
 #[derive(Debug)]
 pub struct BoundProcess {
     child: Child,
@@ -35,7 +38,7 @@ impl BoundProcess {
         Self::spawn_as(command, None)
     }
 
-    /// The same in another security context, if there is one to be in.
+    /// The same in another security context, if there is one to be in; tied no longer then (see [`BoundProcess`]).
     ///
     /// # Errors
     /// When the program cannot be executed in that context, or its process not be watched; none is left then.

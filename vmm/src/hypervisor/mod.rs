@@ -2,7 +2,8 @@
 //!
 //! A driver is a frontend of vhost-user backends that somebody else started; it never makes a device. It
 //! must be called from a thread that lives as long as the machine, because the machine's process is tied
-//! to that thread by `PR_SET_PDEATHSIG`.
+//! to that thread by `PR_SET_PDEATHSIG`. A SELinux label takes that tie away: QEMU is given it once more (`child::tied_by`);
+//! the embedded VMM ends when its control socket closes.
 
 use std::os::fd::BorrowedFd;
 

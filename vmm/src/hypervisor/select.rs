@@ -220,7 +220,7 @@ pub fn select(
             let program = host.qemu().map_err(|qemu| SelectError::Qemu { qemu })?;
             match host.kvm().obstacle() {
                 None => {
-                    let driver = Driver::Qemu(Qemu { program, accelerator: Accelerator::Kvm });
+                    let driver = Driver::Qemu(Qemu::new(program, Accelerator::Kvm));
                     Ok(Selection { driver, reason: "as configured".to_owned() })
                 }
                 Some(kvm) => emulate(policy, program, kvm),
@@ -233,7 +233,7 @@ fn emulate(policy: EmulationPolicy, program: PathBuf, kvm: String) -> Result<Sel
     match policy {
         EmulationPolicy::Deny => Err(SelectError::EmulationDenied { kvm }),
         EmulationPolicy::Warn | EmulationPolicy::Allow => {
-            let driver = Driver::Qemu(Qemu { program, accelerator: Accelerator::Tcg });
+            let driver = Driver::Qemu(Qemu::new(program, Accelerator::Tcg));
             Ok(Selection { driver, reason: format!("software emulation, because {kvm}") })
         }
     }
@@ -259,7 +259,7 @@ mod tests {
     }
 
     fn qemu(accelerator: Accelerator) -> Driver {
-        Driver::Qemu(Qemu { program: "/usr/bin/qemu".into(), accelerator })
+        Driver::Qemu(Qemu::new("/usr/bin/qemu".into(), accelerator))
     }
 
     #[test]

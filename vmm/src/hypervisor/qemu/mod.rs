@@ -45,6 +45,8 @@ mod watch;
 
 #[cfg(test)]
 mod conversation_tests;
+#[cfg(test)]
+mod starter_tests;
 
 pub use program::{ProgramError, find_program, version};
 pub(super) use tsc::begin as begin_calibration;
@@ -69,6 +71,8 @@ pub struct Qemu {
     pub program: PathBuf,
     /// What executes the guest's instructions.
     pub accelerator: Accelerator,
+    /// The program `runv-vmm`, which starts a QEMU that has a label, so that it ends with this process nevertheless.
+    pub binder: Option<PathBuf>,
 }
 
 impl Hypervisor for Qemu {
@@ -85,8 +89,9 @@ impl Hypervisor for Qemu {
             .map_err(host("make guest memory"))?;
         let label = config.label.clone();
         let command = self.command(config, memory.file.into(), qmp.into(), log_writer)?;
-        let mut process = BoundProcess::spawn_as(command, label)
-            .map_err(|source| StartError::Spawn { program: self.program.clone(), source })?;
+        let program = PathBuf::from(command.get_program());
+        let mut process =
+            BoundProcess::spawn_as(command, label).map_err(|source| StartError::Spawn { program, source })?;
         let stderr = process.take_stderr().ok_or_else(|| StartError::Host {
             step: "read QEMU's standard error",
             source: io::ErrorKind::NotFound.into(),
@@ -109,6 +114,25 @@ impl Hypervisor for Qemu {
 }
 
 impl Qemu {
+    /// A driver for containers without a label; with [`Qemu::binder`], for all.
+    #[must_use]
+    pub fn new(program: PathBuf, accelerator: Accelerator) -> Self {
+        Self { program, accelerator, binder: None }
+    }
+
+    /// The command as far as QEMU's own arguments. Unlike the embedded VMM, QEMU outlives its connection to this process.
+    fn starter(&self, is_labelled: bool) -> Result<Command, StartError> {
+        if !is_labelled {
+            return Ok(Command::new(&self.program));
+        }
+        let binder = self.binder.as_deref().ok_or_else(|| {
+            StartError::Config(
+                "QEMU with a SELinux label is started by runv-vmm, which is not installed".to_owned(),
+            )
+        })?;
+        Ok(child::tied_by(binder, &self.program))
+    }
+
     /// Consumes the configuration's descriptors into the command.
     fn command(
         &self,
@@ -117,6 +141,7 @@ impl Qemu {
         qmp: OwnedFd,
         reset_log: Option<OwnedFd>,
     ) -> Result<Command, StartError> {
+        let mut command = self.starter(config.label.is_some())?;
         let calibration = tsc::Calibration::start();
         if config.memory_mib < MIN_MEMORY_MIB {
             let text = format!("{} MiB of memory, but the least is {MIN_MEMORY_MIB}", config.memory_mib);
@@ -166,7 +191,6 @@ impl Qemu {
         })
         .map_err(|error| StartError::Config(error.to_string()))?;
         tracing::debug!(program = %self.program.display(), ?arguments, "starting QEMU");
-        let mut command = Command::new(&self.program);
         command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
         inherited.apply(&mut command).map_err(host("number QEMU's descriptors"))?;
         Ok(command)
