@@ -2,8 +2,9 @@
 
 use anyhow::{Context, Result};
 use e2e::{Runtime, together};
+use serde_json::json;
 
-use crate::unit::{bundle, create, exists, folders, is_gone, run, status};
+use crate::unit::{bundle, create, exists, folders, is_gone, is_version_2, run, status};
 
 #[test]
 fn a_name_that_is_taken_is_refused_and_its_owner_lives_on() -> Result<()> {
@@ -67,5 +68,22 @@ fn a_name_that_systemd_does_not_take_is_refused() -> Result<()> {
     let answer = create(&runv, "c1")?.refused("runv-a b%.scope")?;
     assert!(answer.stderr.contains("linux.cgroupsPath"), "no remedy: {answer:?}");
     runv.call(&["state", "c1"])?.refused("container does not exist")?;
+    Ok(())
+}
+
+/// Those of version 1 have such a value; it is not the name's fault.
+#[test]
+fn a_limit_that_systemd_does_not_take_is_named() -> Result<()> {
+    let _order = together();
+    if is_version_2() {
+        return Ok(());
+    }
+    let (bundle, unit) = bundle("true")?;
+    let bundle = bundle.edit(|spec| spec["linux"]["resources"] = json!({ "cpu": { "shares": 1 } }))?;
+    let runv = Runtime::new(&bundle)?;
+    let answer = create(&runv, "c1")?.refused("CPUShares")?;
+    assert!(!answer.stderr.contains("linux.cgroupsPath"), "no remedy of this: {answer:?}");
+    runv.call(&["state", "c1"])?.refused("container does not exist")?;
+    assert!(!exists(&unit)? && folders(&unit)?.is_empty());
     Ok(())
 }

@@ -276,7 +276,7 @@ impl Systemd {
         let result = self.await_job(|manager| start_unit(manager, unit, properties));
         let result = result.map_err(|source| match error_name(&source) {
             Some("org.freedesktop.systemd1.UnitExists") => SystemdError::Taken(unit.clone()),
-            Some("org.freedesktop.DBus.Error.InvalidArgs") => {
+            _ if is_about_name(&source, &order.scope) => {
                 SystemdError::Invalid { unit: unit.clone(), slice: order.scope.slice.clone(), source }
             }
             _ => SystemdError::Call { act: "start", unit: unit.clone(), source },
@@ -367,6 +367,16 @@ fn error_name(error: &zbus::Error) -> Option<&str> {
         zbus::Error::MethodError(name, _, _) => Some(name.as_str()),
         _ => None,
     }
+}
+
+/// Whether it is the scope's name or its slice that systemd does not take: of values out of range it says the same by
+/// the error's name, and only its words tell them apart.
+fn is_about_name(error: &zbus::Error, scope: &Scope) -> bool {
+    let zbus::Error::MethodError(name, Some(text), _) = error else { return false };
+    let parts = ["unit name", "unit type", &scope.unit, &scope.slice];
+    let text = text.to_lowercase();
+    name.as_str() == "org.freedesktop.DBus.Error.InvalidArgs"
+        && parts.iter().any(|part| text.contains(&part.to_lowercase()))
 }
 
 fn unknown(error: zbus::Error) -> zbus::Result<()> {

@@ -55,6 +55,9 @@ impl Manager {
     ) -> zbus::fdo::Result<OwnedObjectPath> {
         let properties: Vec<String> =
             properties.iter().map(|(key, value)| format!("{key}={:?}", &**value)).collect();
+        if let Some(text) = self.result.strip_prefix("refused: ") {
+            return Err(zbus::fdo::Error::InvalidArgs(text.into()));
+        }
         let _ = self.calls.send(format!("start {name} {mode} {}", properties.join(" ")));
         let job = |number: u32| {
             let path = ObjectPath::try_from(format!("/job/{number}"));
@@ -82,7 +85,7 @@ impl Manager {
     ) -> zbus::Result<()>;
 }
 
-/// `result` is how its jobs end.
+/// `result` is how its jobs end, or that it refuses them with arguments that are invalid.
 fn bus(result: &'static str) -> Bus {
     bus_of("252.38-1~deb12u1", result)
 }
@@ -159,6 +162,22 @@ fn a_job_that_fails_is_an_error() {
         text.starts_with("systemd did not start docker-c1.scope: the job's result is `timeout`"),
         "{text}"
     );
+}
+
+#[test]
+fn another_name_is_the_remedy_only_where_systemd_does_not_take_the_name() {
+    for (words, is_name) in [
+        ("refused: Unit name docker-c1.scope is not valid.", true),
+        ("refused: Invalid unit name 'a-b.slice'", true),
+        ("refused: Invalid unit name or type.", true),
+        ("refused: Unit name 'a-b.slice' is not a slice", true),
+        ("refused: Value specified in CPUShares is out of range", false),
+    ] {
+        let error = bus(words).client().start(&order()).unwrap_err();
+        let text = crate::report::chain(&error);
+        assert_eq!(text.contains("change linux.cgroupsPath"), is_name, "{text}");
+        assert!(text.ends_with(words.strip_prefix("refused: ").unwrap()), "{text}");
+    }
 }
 
 #[test]
