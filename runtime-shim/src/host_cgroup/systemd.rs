@@ -9,6 +9,8 @@ use std::io::{self, Read, Seek};
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use child::{BoundProcess, Inherited, sealed_file};
@@ -216,6 +218,8 @@ pub(crate) fn ask(request: &Request) -> Result<(), SystemdError> {
 #[derive(Debug)]
 pub(crate) struct Systemd {
     connection: Connection,
+    /// How long a job may take.
+    patience: Duration,
 }
 
 impl Systemd {
@@ -223,7 +227,7 @@ impl Systemd {
     pub(crate) fn connect() -> Result<Self, SystemdError> {
         let bus = Builder::system().map(|bus| bus.method_timeout(PATIENCE));
         let connection = bus.and_then(Builder::build).map_err(SystemdError::Connect)?;
-        Ok(Self { connection })
+        Ok(Self { connection, patience: PATIENCE })
     }
 
     fn manager(&self) -> zbus::Result<Proxy<'_>> {
@@ -293,17 +297,28 @@ impl Systemd {
         call: impl FnOnce(&Proxy<'_>) -> zbus::Result<OwnedObjectPath>,
     ) -> zbus::Result<String> {
         let manager = self.manager()?;
-        let mut removed_jobs = manager.receive_signal("JobRemoved")?;
+        let removed_jobs = manager.receive_signal("JobRemoved")?;
         manager.call::<_, _, ()>("Subscribe", &())?;
+        let deadline = Instant::now() + self.patience;
         let job = call(&manager)?;
-        for signal in &mut removed_jobs {
+        let (sender, signals) = mpsc::channel();
+        // A client of D-Bus waits for a signal without a limit. If none comes, the thread ends with the process.
+        thread::Builder::new()
+            .spawn(move || removed_jobs.into_iter().try_for_each(|one| sender.send(one)))?;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let signal = signals.recv_timeout(left).map_err(|error| {
+                zbus::Error::Failure(match error {
+                    RecvTimeoutError::Timeout => "its job has not ended in time".into(),
+                    RecvTimeoutError::Disconnected => "the connection ended".into(),
+                })
+            })?;
             let (_, removed, _, result): (u32, OwnedObjectPath, String, String) =
                 signal.body().deserialize()?;
             if removed == job {
                 return Ok(result);
             }
         }
-        Err(zbus::Error::Failure("the connection ended".into()))
     }
 
     /// Changes limits of a scope.

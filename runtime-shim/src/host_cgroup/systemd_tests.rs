@@ -26,6 +26,9 @@ impl Drop for Bus {
     }
 }
 
+/// The result of a job that does not end.
+const ENDLESS: &str = "";
+
 struct Manager {
     calls: Sender<String>,
     result: &'static str,
@@ -64,6 +67,9 @@ impl Manager {
             path.map_err(|error| zbus::fdo::Error::Failed(error.to_string()))
         };
         for (number, result) in [(1, "failed"), (2, self.result)] {
+            if result == ENDLESS {
+                continue;
+            }
             Self::job_removed(&emitter, number, job(number)?, &name, result).await?;
         }
         Ok(job(2)?.into())
@@ -116,7 +122,12 @@ fn bus_of(version: &'static str, result: &'static str) -> Bus {
 
 impl Bus {
     fn client(&self) -> Systemd {
-        Systemd { connection: Builder::address(self.address.as_str()).unwrap().build().unwrap() }
+        self.client_with(PATIENCE)
+    }
+
+    fn client_with(&self, patience: Duration) -> Systemd {
+        let connection = Builder::address(self.address.as_str()).unwrap().build().unwrap();
+        Systemd { connection, patience }
     }
 }
 
@@ -162,6 +173,14 @@ fn a_job_that_fails_is_an_error() {
         text.starts_with("systemd did not start docker-c1.scope: the job's result is `timeout`"),
         "{text}"
     );
+}
+
+#[test]
+fn a_job_that_does_not_end_is_given_up() {
+    let bus = bus(ENDLESS);
+    let error = bus.client_with(Duration::from_millis(50)).start(&order()).unwrap_err();
+    let text = crate::report::chain(&error);
+    assert!(text.contains("start docker-c1.scope") && text.contains("not ended in time"), "{text}");
 }
 
 #[test]
