@@ -7,12 +7,14 @@
 //! is what the watchers see. Then the limit is as it was.
 //!
 //! The kernel ends the process that has most: its own memory, and as much of the limit as its `oom_score_adj` says. Ours
-//! says all of it, which is more than what the machine's processes have only if the limit is: they have pages that are
-//! charged elsewhere, those of QEMU's program for one. So the limit is no less than what the largest of them has.
+//! says all of it. The others have pages that are charged elsewhere, those of QEMU's program for one, and a score that they
+//! inherited, so the limit has to be large enough for all of it to be more than what any of them comes to.
 
 use crate::path_error::{PathError, failed};
+use rustix::process::Signal;
 use std::fs;
 use std::io;
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -24,6 +26,12 @@ const ROOM: u64 = 8 << 20;
 
 /// What the process takes beyond the limit before it gives up: the limit does not hold.
 const EXCESS: u64 = 64 << 20;
+
+/// The process takes no more of the host's memory than this, for the sake of an event.
+const MOST: u64 = 1 << 30;
+
+/// linux/oom.h.
+const OOM_SCORE_ADJ_MAX: i64 = 1000;
 
 /// How long the kernel may take, on a host that is busy or emulated too.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -37,6 +45,9 @@ pub(crate) enum OomError {
     /// The process.
     #[error("cannot run a process out of memory")]
     Process(#[source] io::Error),
+    /// The machine's processes have been given scores that ours can exceed at too high a price.
+    #[error("the oom_score_adj of the machine's processes is so high that they would be ended first")]
+    Outscored,
     /// The kernel.
     #[error("the kernel did not end the process that was to run out of memory")]
     Survived,
@@ -96,21 +107,41 @@ fn make_event(folders: &[PathBuf]) -> Result<(), OomError> {
     let limit = folder.join(names.limit);
     let before = read(&limit)?;
     let used = read(&folder.join(names.usage))?.parse().unwrap_or(0_u64);
-    // Where there is no swap, there is no such file to write.
-    let _ = fs::write(folder.join(names.no_swap.0), names.no_swap.1);
-    let narrow = used.max(largest(folder)?).saturating_add(ROOM);
+    let narrow = used.max(decisive(folder)?).saturating_add(ROOM);
+    if narrow - used > MOST {
+        return Err(OomError::Outscored);
+    }
+    // Where there is no swap, there is no such file.
+    let swap = folder.join(names.no_swap.0);
+    let swap_before = fs::read_to_string(&swap);
+    let _ = fs::write(&swap, names.no_swap.1);
     fs::write(&limit, narrow.to_string()).map_err(failed("set", &limit))?;
     let end = run_out(narrow.saturating_sub(used).saturating_add(EXCESS));
     fs::write(&limit, before).map_err(failed("restore", &limit))?;
+    if let Ok(before) = swap_before {
+        fs::write(&swap, before.trim()).map_err(failed("restore", &swap))?;
+    }
     end
 }
 
-/// What the largest process of a cgroup has, in bytes, as the kernel counts it to choose one.
-fn largest(folder: &Path) -> Result<u64, OomError> {
+/// The limit that makes more of one process than of any other in a cgroup, in bytes: that which has all of it to its
+/// account, as its `oom_score_adj` is the highest there is.
+fn decisive(folder: &Path) -> Result<u64, OomError> {
     let processes = read(&folder.join("cgroup.procs"))?;
     // One that has ended meanwhile has nothing.
-    let statuses = processes.lines().filter_map(|pid| fs::read_to_string(format!("/proc/{pid}/status")).ok());
-    Ok(statuses.map(|status| memory_of(&status)).max().unwrap_or(0))
+    let needed = |pid: &str| {
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+        let score = fs::read_to_string(format!("/proc/{pid}/oom_score_adj")).ok()?;
+        Some(decisive_over(memory_of(&status), score.trim().parse().ok()?))
+    };
+    Ok(processes.lines().filter_map(needed).max().unwrap_or(0))
+}
+
+/// Over a process with so much memory and such an `oom_score_adj`: thousandths of the limit are added to what it has.
+/// Nothing is over one that has all of them, too.
+fn decisive_over(memory: u64, score: i64) -> u64 {
+    let others = OOM_SCORE_ADJ_MAX.checked_sub(score).and_then(|others| u64::try_from(others).ok());
+    others.and_then(|others| memory.saturating_mul(1000).checked_div(others)).unwrap_or(u64::MAX)
 }
 
 /// The sum that `oom_badness` makes, of the lines of a `/proc/PID/status`.
@@ -133,7 +164,7 @@ fn run_out(most: u64) -> Result<(), OomError> {
     let deadline = Instant::now() + PATIENCE;
     loop {
         match child.try_wait().map_err(OomError::Process)? {
-            Some(status) if status.code().is_none() => return Ok(()),
+            Some(status) if status.signal() == Some(Signal::KILL.as_raw()) => return Ok(()),
             Some(_) => return Err(OomError::Survived),
             // A cgroup whose OOM killer is off lets it hang.
             None if Instant::now() > deadline => {
@@ -178,5 +209,15 @@ mod tests {
             "Name:\tx\nVmPeak:\t 900 kB\nVmRSS:\t    20 kB\nRssFile:\t 8 kB\nVmPTE:\t 4 kB\nVmSwap:\t 1 kB\n";
         assert_eq!(memory_of(status), 25 << 10);
         assert_eq!(memory_of("Name:\tkthreadd\n"), 0);
+    }
+
+    #[test]
+    fn the_limit_decides_whatever_score_a_process_has() {
+        for (memory, score) in [(0, 0), (150 << 20, 0), (150 << 20, 500), (150 << 20, -999), (7, 999)] {
+            let limit = decisive_over(memory, score) + ROOM;
+            let others = i64::try_from(memory).unwrap() + i64::try_from(limit).unwrap() * score / 1000;
+            assert!(others < i64::try_from(limit).unwrap(), "{memory} {score}");
+        }
+        assert_eq!(decisive_over(7, 1000), u64::MAX);
     }
 }

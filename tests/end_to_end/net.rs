@@ -80,7 +80,7 @@ fn an_interface_of_the_namespace_is_the_guests_with_all_that_belongs_to_it() -> 
 #[test]
 fn bytes_of_tcp_and_udp_arrive_as_they_were_sent_each_way() -> Result<()> {
     let _order = alone();
-    let size = Setup::get()?.size("bytes each way", 100 << 20, 4 << 20);
+    let size = Setup::get()?.size("bytes each way", 20 << 20, 4 << 20);
     let namespace = Namespace::new(2)?;
     let bundle = bundle_in(&namespace, "sleep 1000")?;
     let runv = Runtime::new(&bundle)?;

@@ -19,10 +19,10 @@ use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
 };
-use rustix::process::Pid;
+use rustix::process::{Pid, Signal, pidfd_send_signal};
 
 use crate::container::namespaces::Neighbour;
-use crate::failure::Failure;
+use crate::failure::{Failure, FailureKind};
 use crate::process::child::{self, Plan};
 use crate::process::control::{self, AgentEnd, ChildEnd};
 use crate::process::spawn::{SpawnError, explain};
@@ -30,7 +30,7 @@ use crate::process::workload::{begin, exit, report, system};
 use crate::sys::clone3::{Child, Clone3, Parent};
 use crate::sys::namespaces;
 
-/// Starts the init of `plan`, in `cgroup`. Waits for the process between, which has nothing to wait for.
+/// Starts the init of `plan`, in `cgroup`. Waits for the process between, which waits for nothing.
 pub(super) fn spawn(
     plan: &Plan,
     new: u64,
@@ -40,25 +40,34 @@ pub(super) fn spawn(
     let (agent, end) = control::pair().map_err(SpawnError::Control)?;
     let (near, far) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
         .map_err(|errno| SpawnError::Control(errno.into()))?;
-    let between = Clone3 { namespaces: 0, cgroup: Some(cgroup), parent: Parent::Caller }
-        .spawn(|| report(&end, || bear(plan, new, &far, &end, stdio)))
+    // The agent waits for it, so it is not under the container's limits.
+    let between = Clone3 { namespaces: 0, cgroup: None, parent: Parent::Caller }
+        .spawn(|| report(&end, || bear(plan, new, cgroup, &far, &end, stdio)))
         .map_err(|error| explain(error, 0))?;
     drop((end, far));
-    // Without an init, the one between has failed, said why as an init does, and ended: it stands for it.
-    let child = receive(&near).map_err(SpawnError::Control)?.unwrap_or(between);
-    Ok((child, agent))
+    match receive(&near) {
+        Ok(Some(child)) => Ok((child, agent)),
+        // It has failed, said why as an init does, and ended: it stands for the init.
+        Ok(None) => Ok((between, agent)),
+        Err(error) => {
+            // The error is the one to tell; the init, if there is one, ends with its cgroup.
+            let _ = pidfd_send_signal(&between.pidfd, Signal::KILL);
+            Err(SpawnError::Control(error))
+        }
+    }
 }
 
 /// The life of the process between.
 fn bear(
     plan: &Plan,
     new: u64,
+    cgroup: BorrowedFd<'_>,
     far: &OwnedFd,
     control: &ChildEnd,
     stdio: &[OwnedFd; 3],
 ) -> Result<Infallible, Failure> {
     let kept = plan.neighbours.iter().map(Neighbour::pidfd);
-    begin(control, stdio, kept.chain([far.as_fd()]))?;
+    begin(control, stdio, kept.chain([far.as_fd(), cgroup]))?;
     child::join(&plan.neighbours)?;
     let joins = |wanted: fn(&Neighbour) -> bool, flag: libc::c_int| {
         plan.neighbours
@@ -71,9 +80,9 @@ fn bear(
     // The last, as its root may not enter what is not of this one.
     joins(|one| one.namespaces.user, libc::CLONE_NEWUSER)
         .map_err(system("cannot join the user namespace of another container"))?;
-    let init = Clone3 { namespaces: new, cgroup: None, parent: Parent::CallersParent }
+    let init = Clone3 { namespaces: new, cgroup: Some(cgroup), parent: Parent::CallersParent }
         .spawn(|| report(control, || child::run(plan, control, stdio)))
-        .map_err(system("cannot start the container's process"))?;
+        .map_err(|error| Failure::from_error(FailureKind::System, &explain(error, new)))?;
     // A parent that hears nothing has ended, and all of this with it.
     let _ = send(far, &init);
     exit()
