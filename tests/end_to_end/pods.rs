@@ -260,7 +260,7 @@ fn what_is_read_for_a_member_whose_mounts_have_gone_does_the_machine_no_harm() -
     let bundle = Bundle::shell(UNTIL_TERM)?;
     let runv = infra(&bundle)?;
     // The file is one that no test host has the time to read. The program is where its own end waits for no device.
-    let other = joining("cp /bin/probe /dev/probe; exec /dev/probe fault /large 1", &runv.read("pid"), POD)?;
+    let other = joining("cp /bin/probe /dev/probe; exec /dev/probe fault /large 2", &runv.read("pid"), POD)?;
     File::create(other.rootfs().join("large"))?.set_len(64 << 30)?;
     let member = Runtime::with_root_of(&runv, &other);
     let devices = Pid::from_raw(devices_of(&runv, "infra")?).context("no process id")?;
@@ -268,8 +268,9 @@ fn what_is_read_for_a_member_whose_mounts_have_gone_does_the_machine_no_harm() -
         member.run_detached("reader")?;
         member.wait_for_text("out", "started")?;
         kill_process(devices, Signal::STOP).context("cannot stop the device process")?;
-        // Nothing tells of what the guest does meanwhile, which is what it has a second for.
-        thread::sleep(Duration::from_millis(1500));
+        ensure!(runv.state("reader")?["status"] == "running", "the host was too slow for its two seconds");
+        // Nothing tells of what the guest does meanwhile.
+        thread::sleep(Duration::from_secs(3));
         kill_process(devices, Signal::CONT).context("cannot continue the device process")?;
         member.wait_for_status("reader", "stopped")?;
         member.call(&["delete", "reader"])?.expect(0)?;
