@@ -7,6 +7,11 @@ use crate::unit::{bundle, create, exists, folders, is_gone, is_inside, propertie
 
 const FOREVER: &str = "while :; do sleep 0.1; done";
 
+/// Of a unit, below the root of each hierarchy.
+fn cgroup(unit: &str) -> String {
+    format!("/runvtest.slice/runvtest-units.slice/{unit}")
+}
+
 #[test]
 fn a_container_runs_in_a_scope_of_its_own() -> Result<()> {
     let _order = together();
@@ -14,7 +19,7 @@ fn a_container_runs_in_a_scope_of_its_own() -> Result<()> {
     let runv = Runtime::new(&bundle)?;
     let monitor = run(&runv, "c1")?;
     let shown = properties(&unit)?;
-    let cgroup = format!("/runvtest.slice/runvtest-units.slice/{unit}");
+    let cgroup = cgroup(&unit);
     for (name, value) in [
         ("ActiveState", "active"),
         ("Slice", "runvtest-units.slice"),
@@ -58,6 +63,28 @@ fn the_end_of_the_workload_is_that_of_the_scope() -> Result<()> {
         runv.call(&["--systemd-cgroup", "delete", "--force", id])?.expect(0)?;
         assert!(!exists(&unit)?, "{:#?}", properties(&unit)?);
     }
+    Ok(())
+}
+
+/// The first one's has ended by itself, and the second has its name.
+#[test]
+fn delete_leaves_the_scope_of_another_container_alone() -> Result<()> {
+    let _order = together();
+    let (bundle, unit) = bundle(FOREVER)?;
+    let runv = Runtime::new(&bundle)?;
+    run(&runv, "c1")?;
+    runv.call(&["kill", "c1", "KILL"])?.expect(0)?;
+    runv.wait_for_status("c1", "stopped")?;
+    is_gone(&unit)?;
+    let tree = Process::tree(run(&runv, "c2")?)?;
+    runv.call(&["--systemd-cgroup", "delete", "c1"])?.expect(0)?;
+    runv.call(&["state", "c1"])?.refused("container does not exist")?;
+    assert_eq!(status(&runv, "c2")?, "running");
+    tree.iter().try_for_each(|process| is_inside(process, &cgroup(&unit)))?;
+    runv.call(&["exec", "c2", "true"])?.expect(0)?;
+    runv.call(&["--systemd-cgroup", "delete", "--force", "c2"])?.expect(0)?;
+    assert!(!exists(&unit)?, "{:#?}", properties(&unit)?);
+    assert!(folders(&unit)?.is_empty(), "{:?}", folders(&unit)?);
     Ok(())
 }
 

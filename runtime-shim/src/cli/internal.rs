@@ -6,6 +6,7 @@ use std::io::{self, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
+use anyhow::Context;
 use clap::Args;
 
 use crate::failure::Failure;
@@ -48,7 +49,8 @@ pub(super) struct ScopeArguments {
 pub(super) fn scope(arguments: &ScopeArguments) -> u8 {
     let started = || -> Result<(), Failure> {
         let request = serde_json::from_reader(File::from(take_inherited_fd(arguments.plan_fd)?))?;
-        Ok(Systemd::connect()?.follow(&request)?)
+        let answer = Systemd::connect()?.follow(&request)?;
+        Ok(io::stdout().write_all(&answer).and_then(|()| io::stdout().flush()).context("cannot answer")?)
     };
     match started() {
         Ok(()) => 0,

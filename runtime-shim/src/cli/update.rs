@@ -20,7 +20,7 @@ use crate::control::agent::Agent;
 use crate::failure::Failure;
 use crate::host_cgroup;
 use crate::host_cgroup::properties::Properties;
-use crate::host_cgroup::systemd::{Change, Systemd};
+use crate::host_cgroup::systemd::{Change, StartedScope, Systemd};
 
 /// Longest document of resources.
 const LONGEST: u64 = 1 << 20;
@@ -108,7 +108,7 @@ pub(super) fn main(arguments: &Arguments, global: &Global) -> Result<u8, Failure
         return Ok(0);
     }
     host_cgroup::limits::limit_running(&record.cgroups, &resources)?;
-    if let Some(scope) = &record.scope {
+    if let Some(StartedScope { scope, .. }) = &record.scope {
         let properties = host_cgroup::limits::properties(Some(&resources), None);
         let time = host_cgroup::limits::time_property(Some(&resources));
         Systemd::connect()?.set(&Change {

@@ -11,7 +11,7 @@ use super::id::ContainerId;
 use super::process::ProcessId;
 use crate::bundle::load::Bundle;
 use crate::bundle::place;
-use crate::host_cgroup::systemd::Scope;
+use crate::host_cgroup::systemd::StartedScope;
 
 /// Tells our records from those of other runtimes in the same root: docker gives all of its runtimes one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -86,7 +86,7 @@ pub(crate) struct Record {
     pub(crate) cgroups: Vec<PathBuf>,
     /// Their unit, if systemd has made them.
     #[serde(default)]
-    pub(crate) scope: Option<Scope>,
+    pub(crate) scope: Option<StartedScope>,
     /// What `exec` takes where it is told nothing else.
     pub(crate) process: Option<Process>,
     /// Hooks that are still to be run.

@@ -69,19 +69,25 @@ fn take(folder: &Folder) -> Result<Record, RemoveError> {
     loop {
         let record = folder.read()?;
         end(&record)?;
-        forget_scope(&record);
-        host_cgroup::remove(&record.cgroups)?;
+        if forget_scope(&record) {
+            host_cgroup::remove(&record.cgroups)?;
+        }
         if folder.take_record(&record)? {
             return Ok(record);
         }
     }
 }
 
-/// It ends with its processes by itself, but one that has failed stays until it is told to go.
-fn forget_scope(record: &Record) {
-    let Some(scope) = &record.scope else { return };
-    if let Err(error) = Systemd::connect().and_then(|systemd| systemd.stop(scope)) {
-        report::warning(&report::chain(&error));
+/// It ends with its processes by itself, but one that has failed stays until it is told to go. Returns whether the
+/// cgroups are still this container's: another one that has the unit's name by now has their names too.
+fn forget_scope(record: &Record) -> bool {
+    let Some(scope) = &record.scope else { return true };
+    match Systemd::connect().and_then(|systemd| systemd.stop(scope)) {
+        Ok(is_anothers) => !is_anothers,
+        Err(error) => {
+            report::warning(&report::chain(&error));
+            true
+        }
     }
 }
 

@@ -16,10 +16,11 @@ use std::time::{Duration, Instant};
 use child::{BoundProcess, Inherited, sealed_file};
 use rustix::event::{PollFd, PollFlags};
 use rustix::fs::{MemfdFlags, memfd_create};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use zbus::blocking::connection::Builder;
 use zbus::blocking::{Connection, Proxy};
-use zbus::zvariant::{OwnedObjectPath, OwnedValue, Value};
+use zbus::zvariant::{DynamicType, OwnedObjectPath, OwnedValue, Type, Value};
 
 use super::CgroupError;
 use super::properties::{self, Properties};
@@ -27,6 +28,12 @@ use crate::io::poll::poll_until;
 
 /// Where a unit is when nobody says where; systemd's own default.
 const DEFAULT_SLICE: &str = "system.slice";
+
+/// systemd's object on D-Bus.
+const MANAGER: &str = "/org/freedesktop/systemd1";
+
+/// The interface of its units.
+const UNIT: &str = "org.freedesktop.systemd1.Unit";
 
 /// How long systemd may take.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -124,6 +131,16 @@ impl Scope {
     }
 }
 
+/// A scope that a container was given. A name is free for another container once the scope has ended, so it is not
+/// enough to end the right one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct StartedScope {
+    /// Its names.
+    pub(crate) scope: Scope,
+    /// Which of the units that have had the name (`InvocationID`, systemd.exec(5)); empty if systemd is older than 232.
+    pub(crate) invocation: Vec<u8>,
+}
+
 /// A slice's name says in which slices it is (systemd.slice(5)): `a-b.slice` is `a.slice/a-b.slice`.
 fn expand(slice: &str) -> Option<PathBuf> {
     let name = slice.strip_suffix(".slice").filter(|name| !name.contains(['/', '\0']))?;
@@ -186,18 +203,20 @@ pub(crate) struct Order {
     pub(crate) properties: Properties,
 }
 
-/// Has a process of its own ask, and waits until it is done.
-pub(crate) fn ask(request: &Request) -> Result<(), SystemdError> {
+/// Has a process of its own ask, and waits until it is done; returns what [`Systemd::follow`] does.
+pub(crate) fn ask(request: &Request) -> Result<Vec<u8>, SystemdError> {
     let failed = |step| move |source| SystemdError::Process(step, source);
     let text = serde_json::to_vec(request).map_err(|error| failed("write a file")(error.into()))?;
     let mut inherited = Inherited::default();
     let plan_fd = inherited.add(sealed_file("runv-scope", &text).map_err(failed("write a file"))?);
-    let output = memfd_create("scope-output", MemfdFlags::CLOEXEC);
-    let mut output = File::from(output.map_err(|errno| failed("make a file")(errno.into()))?);
+    let output = || memfd_create("scope-output", MemfdFlags::CLOEXEC).map(File::from);
+    let output = || output().map_err(|errno| failed("make a file")(errno.into()));
+    let (mut answer, mut message) = (output()?, output()?);
     let mut command = Command::new("/proc/self/exe");
     command.arg0("runv").arg("scope").arg("--plan-fd").arg(plan_fd.to_string());
-    command.stdin(Stdio::null()).stdout(Stdio::null());
-    command.stderr(output.try_clone().map_err(failed("duplicate a descriptor"))?);
+    command.stdin(Stdio::null());
+    command.stdout(answer.try_clone().map_err(failed("duplicate a descriptor"))?);
+    command.stderr(message.try_clone().map_err(failed("duplicate a descriptor"))?);
     inherited.apply(&mut command).map_err(failed("prepare descriptors"))?;
     let mut process = BoundProcess::spawn(command).map_err(failed("start a process"))?;
     let mut fds = [PollFd::from_borrowed_fd(process.ended(), PollFlags::IN)];
@@ -205,13 +224,16 @@ pub(crate) fn ask(request: &Request) -> Result<(), SystemdError> {
         let (act, unit) = request.act_and_unit();
         return Err(SystemdError::Told(format!("systemd did not {act} {unit} in time")));
     }
+    let mut text = Vec::new();
+    let mut read =
+        |file: &mut File| file.rewind().and_then(|()| file.take(MESSAGE_MAX).read_to_end(&mut text));
     if process.wait().map_err(failed("wait"))?.success() {
-        return Ok(());
+        read(&mut answer).map_err(failed("read the answer"))?;
+        return Ok(text);
     }
-    let mut message = String::new();
     // What cannot be read is not told; that it failed is.
-    let _ = output.rewind().and_then(|()| output.take(MESSAGE_MAX).read_to_string(&mut message));
-    Err(SystemdError::Told(message.trim().replace('\n', " ")))
+    let _ = read(&mut message);
+    Err(SystemdError::Told(String::from_utf8_lossy(&text).trim().replace('\n', " ")))
 }
 
 /// A connection to systemd.
@@ -231,19 +253,14 @@ impl Systemd {
     }
 
     fn manager(&self) -> zbus::Result<Proxy<'_>> {
-        Proxy::new(
-            &self.connection,
-            "org.freedesktop.systemd1",
-            "/org/freedesktop/systemd1",
-            "org.freedesktop.systemd1.Manager",
-        )
+        Proxy::new(&self.connection, "org.freedesktop.systemd1", MANAGER, "org.freedesktop.systemd1.Manager")
     }
 
-    /// Does what is asked for.
-    pub(crate) fn follow(&self, request: &Request) -> Result<(), SystemdError> {
+    /// Does what is asked for; returns the invocation of a scope that was started.
+    pub(crate) fn follow(&self, request: &Request) -> Result<Vec<u8>, SystemdError> {
         match request {
             Request::Start(order) => self.start(order),
-            Request::Set(change) => self.set(change),
+            Request::Set(change) => self.set(change).map(|()| Vec::new()),
         }
     }
 
@@ -256,24 +273,42 @@ impl Systemd {
 
     /// Without what distributions add to it.
     fn version(&self) -> Option<u32> {
-        let text: OwnedValue = self
-            .connection
-            .call_method(
-                Some("org.freedesktop.systemd1"),
-                "/org/freedesktop/systemd1",
-                Some("org.freedesktop.DBus.Properties"),
-                "Get",
-                &("org.freedesktop.systemd1.Manager", "Version"),
-            )
-            .and_then(|answer| answer.body().deserialize())
-            .ok()?;
+        let text = self.property(MANAGER, "org.freedesktop.systemd1.Manager", "Version").ok()?;
         let text = String::try_from(text).ok()?;
         let digits = text.trim_start_matches('v');
         digits.split(|character: char| !character.is_ascii_digit()).next()?.parse().ok()
     }
 
-    /// Starts a scope for a process, and waits until it is there.
-    fn start(&self, order: &Order) -> Result<(), SystemdError> {
+    fn property(&self, object: &str, interface: &str, name: &str) -> zbus::Result<OwnedValue> {
+        self.call(object, "org.freedesktop.DBus.Properties", "Get", &(interface, name))
+    }
+
+    fn call<A, R>(&self, object: &str, interface: &str, method: &str, arguments: &A) -> zbus::Result<R>
+    where
+        A: Serialize + DynamicType,
+        R: DeserializeOwned + Type,
+    {
+        self.connection
+            .call_method(Some("org.freedesktop.systemd1"), object, Some(interface), method, arguments)?
+            .body()
+            .deserialize()
+    }
+
+    /// That of the unit that has a name now; `None` if there is no such unit.
+    fn invocation(&self, unit: &str) -> zbus::Result<Option<Vec<u8>>> {
+        let property = |unit: OwnedObjectPath| self.property(&unit, UNIT, "InvocationID");
+        let value = match self.manager()?.call("GetUnit", &(unit,)).and_then(property) {
+            Ok(value) => value,
+            Err(error) if error_name(&error) == Some("org.freedesktop.DBus.Error.UnknownProperty") => {
+                return Ok(Some(Vec::new()));
+            }
+            Err(error) => return unknown(error).map(|()| None),
+        };
+        Ok(Some(Vec::try_from(value)?))
+    }
+
+    /// Starts a scope for a process, and waits until it is there; returns its invocation.
+    fn start(&self, order: &Order) -> Result<Vec<u8>, SystemdError> {
         let unit = &order.scope.unit;
         let mut properties = unit_properties(order);
         self.keep_known(&mut properties);
@@ -285,10 +320,11 @@ impl Systemd {
             }
             _ => SystemdError::Call { act: "start", unit: unit.clone(), source },
         })?;
-        match result.as_str() {
-            "done" => Ok(()),
-            _ => Err(SystemdError::Job { act: "start", unit: unit.clone(), result }),
+        if result != "done" {
+            return Err(SystemdError::Job { act: "start", unit: unit.clone(), result });
         }
+        let invocation = self.invocation(unit).map(Option::unwrap_or_default);
+        invocation.map_err(|source| SystemdError::Call { act: "tell of", unit: unit.clone(), source })
     }
 
     /// Waits for the end of the job that a call gives; returns the job's result.
@@ -335,15 +371,25 @@ impl Systemd {
         set.map_err(|source| SystemdError::Call { act: "change", unit: scope.unit.clone(), source })
     }
 
-    /// Ends a scope whose processes have ended, so that its name is free. One that is gone already is no error.
-    pub(crate) fn stop(&self, scope: &Scope) -> Result<(), SystemdError> {
-        let unit = scope.unit.as_str();
-        let stopped = self.await_job(|manager| manager.call("StopUnit", &(unit, "replace")));
-        let stopped = stopped
-            .map(drop)
-            .or_else(unknown)
-            .and_then(|()| self.manager()?.call::<_, _, ()>("ResetFailedUnit", &(unit,)).or_else(unknown));
-        stopped.map_err(|source| SystemdError::Call { act: "stop", unit: unit.to_owned(), source })
+    /// Ends a scope whose processes have ended, so that its name is free. One that is gone already is no error, and
+    /// another one that has the name by now is left alone. Returns whether there is such a one.
+    pub(crate) fn stop(&self, started: &StartedScope) -> Result<bool, SystemdError> {
+        let StartedScope { scope: Scope { unit, .. }, invocation } = started;
+        let stopped = self.stop_invocation(invocation).or_else(unknown);
+        let owner = stopped.and_then(|()| self.invocation(unit));
+        let owner = owner.map_err(|source| SystemdError::Call { act: "stop", unit: unit.clone(), source })?;
+        Ok(owner.is_some_and(|owner| owner != *invocation))
+    }
+
+    fn stop_invocation(&self, invocation: &[u8]) -> zbus::Result<()> {
+        if invocation.is_empty() {
+            // By its name only, another could be stopped; it ends by itself.
+            return Ok(());
+        }
+        // This object is never another unit's, as one that is named by the unit's name can be.
+        let unit: OwnedObjectPath = self.manager()?.call("GetUnitByInvocationID", &(invocation,))?;
+        self.await_job(|_| self.call(&unit, UNIT, "Stop", &("replace",)))?;
+        self.call(&unit, UNIT, "ResetFailed", &())
     }
 }
 
@@ -396,7 +442,11 @@ fn is_about_name(error: &zbus::Error, scope: &Scope) -> bool {
 
 fn unknown(error: zbus::Error) -> zbus::Result<()> {
     match error_name(&error) {
-        Some("org.freedesktop.systemd1.NoSuchUnit") => Ok(()),
+        Some(
+            "org.freedesktop.systemd1.NoSuchUnit"
+            | "org.freedesktop.systemd1.NoUnitForInvocationID"
+            | "org.freedesktop.DBus.Error.UnknownObject",
+        ) => Ok(()),
         _ => Err(error),
     }
 }

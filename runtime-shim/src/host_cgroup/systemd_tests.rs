@@ -44,6 +44,15 @@ impl Manager {
 
     fn subscribe(&self) {}
 
+    fn get_unit(&self, _name: String) -> ObjectPath<'static> {
+        ObjectPath::from_static_str_unchecked("/unit")
+    }
+
+    #[zbus(name = "GetUnitByInvocationID")]
+    fn get_unit_by_invocation_id(&self, _invocation: Vec<u8>) -> zbus::fdo::Result<ObjectPath<'static>> {
+        Err(zbus::fdo::Error::UnknownObject("none".into()))
+    }
+
     fn reset_failed_unit(&self, _name: String) -> zbus::fdo::Result<()> {
         Err(zbus::fdo::Error::UnknownObject("none".into()))
     }
@@ -91,6 +100,19 @@ impl Manager {
     ) -> zbus::Result<()>;
 }
 
+/// Its only unit.
+struct Unit;
+
+const INVOCATION: [u8; 16] = [7; 16];
+
+#[zbus::interface(name = "org.freedesktop.systemd1.Unit")]
+impl Unit {
+    #[zbus(property, name = "InvocationID")]
+    fn invocation_id(&self) -> Vec<u8> {
+        INVOCATION.into()
+    }
+}
+
 /// `result` is how its jobs end, or that it refuses them with arguments that are invalid.
 fn bus(result: &'static str) -> Bus {
     bus_of("252.38-1~deb12u1", result)
@@ -116,7 +138,8 @@ fn bus_of(version: &'static str, result: &'static str) -> Bus {
     let (sender, calls) = channel();
     let systemd = Builder::address(address.as_str()).unwrap().name("org.freedesktop.systemd1").unwrap();
     let manager = Manager { calls: sender, result, version };
-    let systemd = systemd.serve_at("/org/freedesktop/systemd1", manager).unwrap().build().unwrap();
+    let systemd = systemd.serve_at("/org/freedesktop/systemd1", manager).unwrap();
+    let systemd = systemd.serve_at("/unit", Unit).unwrap().build().unwrap();
     Bus { daemon, address, _directory: directory, _systemd: systemd, calls }
 }
 
@@ -149,7 +172,7 @@ fn order() -> Order {
 #[test]
 fn a_scope_is_asked_for_with_its_process_slice_and_limits() {
     let bus = bus("done");
-    bus.client().start(&order()).unwrap();
+    assert_eq!(bus.client().start(&order()).unwrap(), INVOCATION);
     let call = bus.calls.recv().unwrap();
     for part in [
         "start docker-c1.scope replace ",
@@ -181,6 +204,16 @@ fn a_job_that_does_not_end_is_given_up() {
     let error = bus.client_with(Duration::from_millis(50)).start(&order()).unwrap_err();
     let text = crate::report::chain(&error);
     assert!(text.contains("start docker-c1.scope") && text.contains("not ended in time"), "{text}");
+}
+
+/// The stand-in stops none.
+#[test]
+fn a_scope_that_is_gone_is_not_taken_for_the_next_of_its_name() {
+    let bus = bus("done");
+    for (invocation, is_anothers) in [(INVOCATION, false), ([8; 16], true)] {
+        let started = StartedScope { scope: order().scope, invocation: invocation.into() };
+        assert_eq!(bus.client().stop(&started).unwrap(), is_anothers, "{invocation:?}");
+    }
 }
 
 #[test]

@@ -37,7 +37,7 @@ use crate::exit_code;
 use crate::failure::Failure;
 use crate::host_cgroup;
 use crate::host_cgroup::properties::Properties;
-use crate::host_cgroup::systemd::{self, Scope};
+use crate::host_cgroup::systemd::{self, Scope, StartedScope};
 use crate::host_namespace;
 use crate::host_oom;
 use crate::io::streams::Input;
@@ -186,10 +186,10 @@ pub(super) fn start_scope(
         version_2: host_cgroup::is_version_2(&plan.cgroups),
         properties,
     };
-    systemd::ask(&systemd::Request::Start(order))?;
+    let invocation = systemd::ask(&systemd::Request::Start(order))?;
     folder.update(|record| {
         record.cgroups.clone_from(&plan.cgroups);
-        record.scope = Some(scope.clone());
+        record.scope = Some(StartedScope { scope: scope.clone(), invocation });
     })?;
     Ok(host_cgroup::join(&plan.cgroups)?)
 }
