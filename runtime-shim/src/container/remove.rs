@@ -86,6 +86,7 @@ fn forget_scope(record: &Record) -> bool {
         Ok(is_anothers) => !is_anothers,
         Err(error) => {
             report::warning(&report::chain(&error));
+            host_cgroup::await_removal(&record.cgroups);
             true
         }
     }

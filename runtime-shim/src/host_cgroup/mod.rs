@@ -119,6 +119,18 @@ pub(crate) fn remove(folders: &[PathBuf]) -> Result<(), CgroupError> {
     folders.iter().try_for_each(|folder| remove_tree(folder, deadline))
 }
 
+/// How long systemd may take to notice that a cgroup is empty.
+const NOTICE: Duration = Duration::from_secs(1);
+
+/// Waits for systemd to notice that a scope's processes have ended, and to remove its folders: it hears of a cgroup that
+/// becomes empty, but not of one that somebody else removes first, and would keep the scope for ever.
+pub(crate) fn await_removal(folders: &[PathBuf]) {
+    let deadline = Instant::now() + NOTICE;
+    while folders.iter().all(|folder| folder.exists()) && Instant::now() < deadline {
+        thread::sleep(Duration::from_millis(5));
+    }
+}
+
 fn remove_tree(folder: &Path, deadline: Instant) -> Result<(), CgroupError> {
     let entries = match fs::read_dir(folder) {
         Ok(entries) => entries,
