@@ -130,7 +130,7 @@ fn users_clocks_and_roots_of_cgroups_can_be_shared_too() -> Result<()> {
     chown(bundle.rootfs(), Some(IDS), Some(IDS))?;
     let runv = infra(&bundle)?;
     let script = "id -u; tr -s ' ' </proc/self/uid_map; echo x >/made && stat -c %u /made
-        [ $(cut -d. -f1 /proc/uptime) -gt 1000000 ] && echo ahead; exec sleep 1000";
+        [ $(cut -d. -f1 /proc/uptime) -ge 1000000 ] && echo ahead; exec sleep 1000";
     let kinds = ["user", "time", "cgroup"];
     let other = joining(script, &runv.read("pid"), &kinds)?;
     chown(other.rootfs(), Some(IDS), Some(IDS))?;
