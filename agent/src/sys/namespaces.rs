@@ -24,15 +24,7 @@ pub fn join(pidfd: BorrowedFd<'_>, flags: u64) -> io::Result<()> {
 ///
 /// Those of setns(2). `act` has not been done then.
 pub fn within_network<T>(namespace: BorrowedFd<'_>, act: impl FnOnce() -> T) -> io::Result<T> {
-    let own = rustix::fs::openat(CWD, "/proc/self/ns/net", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
-    setns(namespace, CloneFlags::CLONE_NEWNET)?;
-    let result = act();
-    if let Err(error) = setns(&own, CloneFlags::CLONE_NEWNET) {
-        // All that the agent does from now on would be done in this one.
-        kmsg::fatal(&format!("cannot return to the agent's network namespace: {error}"));
-        std::process::abort();
-    }
-    Ok(result)
+    within(["net", "network"], CloneFlags::CLONE_NEWNET, namespace, act)
 }
 
 /// Does `act`, whose children are born into the pid namespace of the process that `pidfd` names.
@@ -41,12 +33,23 @@ pub fn within_network<T>(namespace: BorrowedFd<'_>, act: impl FnOnce() -> T) -> 
 ///
 /// Those of setns(2): `ESRCH` when the process has ended. `act` has not been done then.
 pub fn with_children_in<T>(pidfd: BorrowedFd<'_>, act: impl FnOnce() -> T) -> io::Result<T> {
-    let own = rustix::fs::openat(CWD, "/proc/self/ns/pid", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
-    setns(pidfd, CloneFlags::CLONE_NEWPID)?;
+    within(["pid"; 2], CloneFlags::CLONE_NEWPID, pidfd, act)
+}
+
+/// `other` is what setns(2) takes; the agent's own, to return to, is `file` in its /proc/self/ns.
+fn within<T>(
+    [file, kind]: [&str; 2],
+    flag: CloneFlags,
+    other: BorrowedFd<'_>,
+    act: impl FnOnce() -> T,
+) -> io::Result<T> {
+    let path = format!("/proc/self/ns/{file}");
+    let own = rustix::fs::openat(CWD, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+    setns(other, flag)?;
     let result = act();
-    if let Err(error) = setns(&own, CloneFlags::CLONE_NEWPID) {
-        // Every container from now on would be born into this one.
-        kmsg::fatal(&format!("cannot return to the agent's pid namespace: {error}"));
+    if let Err(error) = setns(&own, flag) {
+        // All that the agent does from now on, every container included, would be of the other.
+        kmsg::fatal(&format!("cannot return to the agent's {kind} namespace: {error}"));
         std::process::abort();
     }
     Ok(result)
