@@ -131,6 +131,14 @@ fn list_shows_ours_and_leaves_others_alone() -> Result<()> {
     // One that was never started needs no force.
     runv.call(&["delete", "c1"])?.expect(0)?;
     fs::remove_dir_all(foreign)?;
+    // What a `delete` leaves that is killed after it took the record away, or a `create` before it wrote one.
+    for left in ["control.sock", "lock", "state.json.new"] {
+        let half = runv.root().join("half");
+        fs::create_dir(&half)?;
+        fs::write(half.join(left), "")?;
+        runv.call(&["delete", "--force", "half"])?.expect(0)?;
+        assert!(!half.exists(), "{left}");
+    }
     Ok(())
 }
 

@@ -49,7 +49,7 @@ pub(crate) enum RemoveError {
 pub(crate) fn clear(folder: &Folder) -> Result<(), RemoveError> {
     let record = match take(folder) {
         Ok(record) => Some(record),
-        // Killed before it wrote a record, so before it started a process.
+        // What would have written a record was killed before it started a process; what took one away had ended all.
         Err(RemoveError::Store(StoreError::Foreign(_))) if folder.is_unfinished() => None,
         Err(error) => return Err(error),
     };

@@ -19,8 +19,9 @@ const NEW_RECORD: &str = "state.json.new";
 const LOCK: &str = "lock";
 const CONTROL: &str = "control.sock";
 
-/// Everything that a folder of ours may hold before it has a record. A record that we cannot read is another's.
-const BEFORE_RECORD: [&str; 2] = [NEW_RECORD, LOCK];
+/// Everything that a folder of ours may hold before it has a record, and after it had one. A record that we cannot
+/// read is another's.
+const WITHOUT_RECORD: [&str; 3] = [NEW_RECORD, LOCK, CONTROL];
 
 /// A container could not be found or kept.
 #[derive(Debug, thiserror::Error)]
@@ -175,11 +176,12 @@ impl Folder {
         Ok(renameat(&self.fd, NEW_RECORD, &self.fd, RECORD).map_err(failed("rename", &path))?)
     }
 
-    /// Whether it is what a `create` leaves that was killed before it wrote a record.
+    /// Whether it is what a `create` leaves that was killed before it wrote a record, or a `delete` that was killed
+    /// after it took the record away.
     pub(crate) fn is_unfinished(&self) -> bool {
         let entries = fs::read_dir(&self.path).map(Iterator::flatten);
         entries.is_ok_and(|mut entries| {
-            entries.all(|entry| BEFORE_RECORD.iter().any(|name| entry.file_name() == *name))
+            entries.all(|entry| WITHOUT_RECORD.iter().any(|name| entry.file_name() == *name))
         })
     }
 
