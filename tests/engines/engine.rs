@@ -223,9 +223,14 @@ impl Engine {
         self.call(fixed.iter().chain(options).chain(&[IMAGE, "sh", "-c", script]))
     }
 
-    /// A container in the background.
+    /// A container in the background, without a network.
     pub(crate) fn start(&self, options: &[&str], script: &str) -> Result<Container<'_>> {
-        let fixed = ["run", "--detach", "--network", "none"];
+        self.start_in("none", options, script)
+    }
+
+    /// The same in a network.
+    pub(crate) fn start_in(&self, network: &str, options: &[&str], script: &str) -> Result<Container<'_>> {
+        let fixed = ["run", "--detach", "--network", network];
         let answer = self.call(fixed.iter().chain(options).chain(&[IMAGE, "sh", "-c", script]))?.expect(0)?;
         Ok(Container { engine: self, id: answer.stdout.trim().to_owned() })
     }
@@ -344,7 +349,8 @@ fn docker(state: &Path) -> Result<Engine> {
     let mut command = Command::new("dockerd");
     command.arg("--config-file").arg(config).arg("--data-root").arg(state.join("docker"));
     command.args(["--exec-root", "/run/docker", "--host", DOCKER_SOCKET, "--pidfile", DOCKER_PID_FILE]);
-    command.args(["--bridge", "none", "--iptables=false", "--ip6tables=false", "--live-restore"]);
+    // The bridge, and rules of iptables, are in the tests' network namespace.
+    command.arg("--live-restore");
     command.arg("--exec-opt").arg(format!("native.cgroupdriver={}", cgroup_driver()));
     let runtime = format!("runv={}", setup.program("runv").display());
     command.args(["--add-runtime", &runtime, "--default-runtime", "runv"]);
@@ -370,6 +376,9 @@ fn podman(state: &Path) -> Result<Engine> {
     let runtime = Setup::get()?.program("runv");
     let mut global: Vec<OsString> = vec!["--root".into(), state.join("podman").into()];
     global.extend(["--runroot", "/run/podman", "--cgroup-manager", &cgroup_driver()].map(OsString::from));
+    let networks = state.join("networks");
+    fs::create_dir(&networks).context("cannot make a directory")?;
+    global.extend(["--network-config-dir".into(), networks.into()]);
     global.extend(["--events-backend", "file", "--runtime"].map(OsString::from));
     global.push(runtime.into());
     Ok(Engine { name: "podman", program: "podman".into(), global, environment: Vec::new(), daemon: None })

@@ -2,7 +2,7 @@
 //! containerd of Debian 12.
 //!
 //! Each engine has its state in this test's own directories and namespaces (`tests/run engines` makes those). Its
-//! image is made here, of busybox, as there is no registry. Networks are of another subject: all is `--network none`.
+//! image is made here, of busybox, as there is no registry. All but `network` is with `--network none`.
 
 mod build;
 mod containerd;
@@ -13,6 +13,7 @@ mod isolation;
 mod lifecycle;
 mod limits;
 mod management;
+mod network;
 mod pods;
 mod process;
 mod storage;

@@ -5,6 +5,7 @@
 mod adopt;
 mod bench_files;
 mod bench_init;
+mod echo;
 mod files;
 mod streams;
 
@@ -31,6 +32,7 @@ const USAGE: &str = "usage: probe COMMAND [ARGUMENT]...
   adopt PIDFILE COMMAND... run a command as an engine's shim does, tell the end of the process it leaves
   connect SOCKET           stdin to a unix socket, and what it answers to stdout
   udp ADDRESS:PORT         stdin as one datagram, and what is answered to stdout
+  echo PORT                answer over TCP and UDP with what comes, for ever
   signals                  print each signal that comes; ends at SIGTERM";
 
 fn main() -> Result<()> {
@@ -44,6 +46,7 @@ fn main() -> Result<()> {
         "adopt" => adopt::adopt(argument(1)?, arguments.get(2..).unwrap_or_default()),
         "connect" => streams::connect(argument(1)?),
         "udp" => streams::udp(argument(1)?),
+        "echo" => echo::serve(number(1)?.try_into().context("port")?),
         "signals" => streams::signals(),
         "bench-files" => bench_files::Job {
             directory: argument(1)?.as_ref(),

@@ -46,7 +46,8 @@ pub(crate) fn vsock_serve(port: u32) -> Result<()> {
 pub(crate) fn udp(address: &str) -> Result<()> {
     let mut datagram = Vec::new();
     stdin().lock().read_to_end(&mut datagram).context("cannot read stdin")?;
-    let socket = UdpSocket::bind("0.0.0.0:0").context("cannot make a socket")?;
+    let any = if address.starts_with('[') { "[::]:0" } else { "0.0.0.0:0" };
+    let socket = UdpSocket::bind(any).context("cannot make a socket")?;
     socket.set_read_timeout(Some(Duration::from_secs(20))).context("cannot set a time-out")?;
     socket.send_to(&datagram, address).context("cannot send")?;
     let mut answer = vec![0; 65_536];
