@@ -22,7 +22,27 @@ fn check_speaks_json() -> Result<()> {
     let _order = together();
     let finished = Sandbox::command(&["check", "--json"]).finish()?.expect_code(0)?;
     let report: Value = serde_json::from_slice(&finished.stdout).context("not JSON")?;
-    assert!(report.is_object() || report.is_array());
+    assert_eq!(report["can_run"], true, "{report}");
+    assert!(["builtin", "qemu"].contains(&report["driver"].as_str().unwrap_or_default()), "{report}");
+    let found = |name: &str| {
+        let checks = report["checks"].as_array().into_iter().flatten();
+        checks.clone().find(|check| check["name"] == name).context(name.to_owned())
+    };
+    for name in ["user", "kvm", "qemu", "vhost-vsock", "vhost-net", "tun", "cgroup", "kernel", "initrd"] {
+        let check = found(name)?;
+        assert_ne!(check["status"], "fail", "{check}");
+        assert_eq!(check["status"] == "ok", check["remedy"].is_null(), "a warning has a remedy: {check}");
+    }
+    let kernel = found("kernel")?["found"].to_string();
+    assert!(kernel.contains("vmlinux, Linux 6.12."), "{kernel}");
+    // Where KVM opens, its speed is told.
+    let kvm = found("kvm")?["found"].to_string();
+    let opens = fs::File::options().read(true).write(true).open("/dev/kvm").is_ok();
+    assert_eq!(
+        kvm.contains("API version 12") && kvm.contains("million instructions a second"),
+        opens,
+        "{kvm}"
+    );
     Ok(())
 }
 

@@ -92,6 +92,33 @@ fn a_guest_panic_is_told_apart_from_the_workloads_end() -> Result<()> {
     Ok(())
 }
 
+/// The workload overwrites the code of PID 1, which shares its PID namespace here.
+#[test]
+fn an_agent_that_dies_is_told_apart_from_the_workloads_end() -> Result<()> {
+    let _order = together();
+    let script = "set -e; code=$(awk '$2 ~ /x/ && $6 == \"/init\" { print $1; exit }' /proc/1/maps)
+        first=$((0x${code%-*} / 4096)); last=$((0x${code#*-} / 4096)); echo $((last - first)) pages >&2
+        dd if=/dev/zero of=/proc/1/mem bs=4096 seek=$first count=$((last - first)) conv=notrunc 2>/dev/null; sleep 60";
+    let bundle = Bundle::shell(script)?.edit(|spec| {
+        if let Some(namespaces) = spec["linux"]["namespaces"].as_array_mut() {
+            namespaces.retain(|namespace| namespace["type"] != "pid");
+        }
+        for set in ["bounding", "effective", "permitted"] {
+            spec["process"]["capabilities"][set] = serde_json::json!(["CAP_SYS_PTRACE"]);
+        }
+        spec["process"]["capabilities"]["ambient"] = serde_json::Value::Null;
+    })?;
+    let mut sandbox = Sandbox::run(&bundle)?.start()?;
+    let deadline = Deadline::after(Duration::from_secs(90))?;
+    sandbox.stderr().wait_for("pages\n", deadline)?;
+    // The agent wakes, if it has not done so.
+    let _ = std::io::Write::write_all(sandbox.stdin()?, b"line\n");
+    let errors = sandbox.finish(deadline)?.expect_code(1)?.errors();
+    let last = errors.lines().last().unwrap_or_default();
+    assert!(last.starts_with("sandbox: error: the agent died: Attempted to kill init!"), "{errors}");
+    Ok(())
+}
+
 #[test]
 fn debug_shows_the_guests_console() -> Result<()> {
     let _order = together();
