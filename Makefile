@@ -82,7 +82,7 @@ initrd: programs
 
 ##@ Check
 .PHONY: test
-test: build kernels lint unit e2e conformance engines systemd nested ## Every test: units, end to end with QEMU, the specification, engines, the nested KVM host
+test: build kernels lint unit run e2e conformance engines systemd nested ## Every test: units, the Debian bundle, end to end with QEMU, the specification, engines, the nested KVM host
 
 .PHONY: lint
 lint: | setup ## Format, clippy and documentation, with warnings as errors
