@@ -10,7 +10,7 @@
 //!        -> vsock            listeners, ready signal
 //!        -> service          ttrpc: decode, call, encode
 //!             -> container   life cycle: create, start, signal, end
-//!                  -> process    spawn (clone3) -> child (up to execve), stdio relays
+//!                  -> process    spawn (clone3) -> child (up to execve); relay of stdio, a process too
 //!                  -> rootfs     what the child builds: mounts, devices, pivot
 //!                  -> cgroup, security
 //!        -> reaper           the one caller of waitpid

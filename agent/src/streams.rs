@@ -4,6 +4,7 @@
 //! bounded, and so is the time that either side waits for the other.
 
 use std::collections::HashMap;
+use std::os::fd::AsFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -12,8 +13,8 @@ use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 /// A byte stream to the shim: a vsock connection; a unix socket in tests.
-pub trait Connection: AsyncRead + AsyncWrite + Send + Unpin {}
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> Connection for T {}
+pub trait Connection: AsyncRead + AsyncWrite + AsFd + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + AsFd + Send + Unpin> Connection for T {}
 
 /// How long a connection or a container waits for its counterpart.
 const PATIENCE: Duration = Duration::from_secs(5);

@@ -1,7 +1,10 @@
 //! `runv exec`, `ps`, `pause`, `resume`, `update` and `events` on a container that runs.
 
+use std::io::Write;
+use std::process::Stdio;
+
 use anyhow::{Context, Result};
-use e2e::{Bundle, Deadline, Runtime, together};
+use e2e::{Bundle, Deadline, Output, Runtime, together};
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 use serde_json::Value;
 
@@ -48,6 +51,41 @@ fn exec_has_streams_status_directory_environment_and_user() -> Result<()> {
     std::fs::write(runv.file("process.json"), r#"{"args":["true"],"cwd":"relative"}"#)?;
     let refused = runv.call(&["exec", "--process", "process.json", "c1"])?.expect(255)?;
     assert!(refused.stderr.contains("process.cwd"), "{refused:?}");
+    Ok(())
+}
+
+/// What the kernel locks of a pipe of theirs holds nobody else: not the agent, and not their other streams.
+#[test]
+fn processes_that_hold_their_stdout_hold_nothing_else() -> Result<()> {
+    let _order = together();
+    let deadline = Deadline::generous()?;
+    let bundle = Bundle::shell("sleep 1000")?;
+    let runv = Runtime::new(&bundle)?;
+    runv.run_detached("c1")?;
+    // Before everybody else, so that its output is not read before it is held.
+    let process = r#"{"args":["probe","hold"],"env":["PATH=/bin"],"cwd":"/",
+        "scheduler":{"policy":"SCHED_FIFO","priority":1}}"#;
+    std::fs::write(runv.file("process.json"), process)?;
+    let mut holders = Vec::new();
+    for _ in 0..4 {
+        let mut command = runv.command(&["exec", "--process", "process.json", "c1"])?;
+        let mut child =
+            command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+        let stdout = Output::collect(child.stdout.take().context("no stdout")?);
+        let stderr = Output::collect(child.stderr.take().context("no stderr")?);
+        holders.push((child, stdout, stderr));
+    }
+    for (child, _, stderr) in &mut holders {
+        stderr.wait_for("held\n", deadline)?;
+        child.stdin.as_mut().context("no stdin")?.write_all(b"still here\n")?;
+        stderr.wait_for("still here\n", deadline)?;
+    }
+    assert_eq!(runv.call(&["exec", "c1", "echo", "served"])?.expect(0)?.stdout, "served\n");
+    for (mut child, stdout, _) in holders {
+        drop(child.stdin.take());
+        assert_eq!(stdout.to_end(deadline)?, [b'.'; 64]);
+        assert!(child.wait()?.success());
+    }
     Ok(())
 }
 

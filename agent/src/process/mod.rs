@@ -21,6 +21,7 @@ pub mod join;
 pub mod lifeline;
 pub mod list;
 mod newcomer;
+mod relay;
 pub mod running;
 pub mod settings;
 pub mod spawn;

@@ -1,4 +1,5 @@
-//! Stdin, stdout and stderr: pipes or a pty for the workload, relayed to the shim's streams.
+//! Stdin, stdout and stderr: pipes or a pty for the workload, relayed to the shim's streams, pipes by a process of
+//! their own (`relay`), a pty by the agent.
 //!
 //! The workload never holds a vsock connection: /dev/stdout has to be a file that it can open again.
 //!
@@ -20,6 +21,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::process::console::Terminal;
+use crate::process::relay::{self, Relay};
 use crate::streams::{Connection, StreamError, Streams};
 
 /// As much as a pipe holds, and a vsock packet carries. Its pages are touched only as far as they are used.
@@ -37,6 +39,9 @@ pub enum StdioError {
         #[source]
         source: StreamError,
     },
+    /// The process between pipes and connections.
+    #[error("cannot start the relay of stdio")]
+    Relay(#[source] io::Error),
     /// A pipe or /dev/null.
     #[error("cannot open a pipe for {name}")]
     Open {
@@ -73,9 +78,8 @@ pub struct Stdio {
 /// The running relays of one process.
 #[derive(Debug)]
 pub struct Relays {
-    input: Vec<JoinHandle<()>>,
-    output: Vec<JoinHandle<()>>,
-    finish: watch::Sender<bool>,
+    pipes: Option<Relay>,
+    terminal: Option<(JoinHandle<()>, watch::Sender<bool>)>,
 }
 
 impl Stdio {
@@ -86,27 +90,35 @@ impl Stdio {
     ///
     /// [`StdioError`].
     pub async fn connect(streams: &Streams, tokens: Tokens) -> Result<Self, StdioError> {
-        let mut relays = Relays { input: Vec::new(), output: Vec::new(), finish: watch::Sender::new(false) };
         let terminal = match tokens.terminal {
             0 => None,
             token => Some(claim(streams, token, "the terminal").await?),
         };
+        let mut relayed = relay::Streams::default();
         let stdin = match tokens.stdin {
             0 => null("stdin")?,
-            token => relays.feed(claim(streams, token, "stdin").await?)?,
+            token => {
+                let (process, pipe) = pipe("stdin")?;
+                let shim = descriptor(streams, token, "stdin").await?;
+                relayed.input = Some(relay::Stream { pipe, shim });
+                process
+            }
         };
-        let stdout = match tokens.stdout {
-            0 => null("stdout")?,
-            token => relays.drain(claim(streams, token, "stdout").await?, "stdout")?,
+        let mut output = async |token, name| match token {
+            0 => null(name),
+            token => {
+                let (pipe, process) = pipe(name)?;
+                let shim = descriptor(streams, token, name).await?;
+                relayed.output.push(relay::Stream { pipe, shim });
+                Ok(process)
+            }
         };
-        let stderr = match tokens.stderr {
-            0 => null("stderr")?,
-            token => relays.drain(claim(streams, token, "stderr").await?, "stderr")?,
-        };
-        Ok(Self { child: [stdin, stdout, stderr], relays, terminal })
+        let child = [stdin, output(tokens.stdout, "stdout").await?, output(tokens.stderr, "stderr").await?];
+        let pipes = Relay::start(relayed).map_err(StdioError::Relay)?;
+        Ok(Self { child, relays: Relays { pipes, terminal: None }, terminal })
     }
 
-    /// Starts the relays of a terminal, once its master is known, and returns all relays.
+    /// Starts the relay of a terminal, once its master is known, and returns all relays.
     ///
     /// # Errors
     ///
@@ -128,29 +140,14 @@ impl Relays {
     /// Hands on what the process has left in its pipes, and ends. Called when the process and all of its
     /// container's have ended.
     pub async fn finish(self) {
-        for task in self.input {
-            task.abort();
-        }
-        self.finish.send_replace(true);
-        for task in self.output {
+        if let Some((relay, finish)) = self.terminal {
+            finish.send_replace(true);
             // A relay that panicked would have ended the agent.
-            let _ = task.await;
+            let _ = relay.await;
         }
-    }
-
-    fn feed(&mut self, connection: Box<dyn Connection>) -> Result<OwnedFd, StdioError> {
-        let (reader, writer) = pipe("stdin")?;
-        let sink = Sender::from_owned_fd(writer).map_err(open_error("stdin"))?;
-        self.input.push(tokio::spawn(relay_input(split(connection).0, sink)));
-        Ok(reader)
-    }
-
-    fn drain(&mut self, connection: Box<dyn Connection>, name: &'static str) -> Result<OwnedFd, StdioError> {
-        let (reader, writer) = pipe(name)?;
-        let source = Receiver::from_owned_fd(reader).map_err(open_error(name))?;
-        let (stream, sink) = split(connection);
-        self.output.push(tokio::spawn(relay_output(source, sink, self.finish.subscribe(), Some(stream))));
-        Ok(writer)
+        if let Some(pipes) = self.pipes {
+            pipes.finish().await;
+        }
     }
 
     fn attach_terminal(
@@ -163,27 +160,17 @@ impl Relays {
         let source = Receiver::from_owned_fd_unchecked(master.try_clone()?)?;
         let sink = Sender::from_owned_fd_unchecked(master.try_clone()?)?;
         let (from_shim, to_shim) = split(connection);
-        let (terminal, finish) = (Arc::new(Terminal::new(master)), self.finish.subscribe());
-        self.output.push(tokio::spawn({
+        let (terminal, (finish, finishing)) = (Arc::new(Terminal::new(master)), watch::channel(false));
+        let relay = tokio::spawn({
             let terminal = Arc::clone(&terminal);
             async move {
-                relay_output(source, to_shim, finish, None).await;
+                relay_screen(source, to_shim, finishing).await;
                 terminal.hang_up();
             }
-        }));
+        });
+        self.terminal = Some((relay, finish));
         tokio::spawn(relay_keys(from_shim, sink));
         Ok(terminal)
-    }
-}
-
-/// From the shim to the process; its end of file closes the pipe. A process that closes its stdin ends it too.
-async fn relay_input(mut from: ReadHalf<Box<dyn Connection>>, mut to: Sender) {
-    let mut buffer = Vec::with_capacity(BUFFER);
-    while let Ok(1..) = from.read_buf(&mut buffer).await {
-        if to.write_all(&buffer).await.is_err() {
-            return;
-        }
-        buffer.clear();
     }
 }
 
@@ -204,15 +191,11 @@ async fn relay_keys(mut from: ReadHalf<Box<dyn Connection>>, to: Sender) {
     }
 }
 
-/// From the process to the shim, until the end of file, or until the pipe is empty once `finish` is set.
-///
-/// At the end the stream is closed for writing only, and `linger`, its other half, kept until the shim
-/// closes it: a full close could overtake what is on its way.
-async fn relay_output(
+/// From a terminal to the shim, until it is hung up, or until there is nothing to read once `finish` is set.
+async fn relay_screen(
     from: Receiver,
     mut to: WriteHalf<Box<dyn Connection>>,
     mut finish: watch::Receiver<bool>,
-    linger: Option<ReadHalf<Box<dyn Connection>>>,
 ) {
     let mut buffer = Vec::with_capacity(BUFFER);
     loop {
@@ -234,16 +217,8 @@ async fn relay_output(
             Ok(0) | Err(_) => break,
         }
     }
-    drop(from);
-    let closed = to.shutdown().await;
-    if let (Ok(()), Some(mut stream)) = (closed, linger) {
-        tokio::spawn(async move {
-            while let Ok(1..) = stream.read_buf(&mut buffer).await {
-                buffer.clear();
-            }
-            drop(to);
-        });
-    }
+    // For writing only, until the shim closes it (`relay_keys`). It is gone if this fails.
+    let _ = to.shutdown().await;
 }
 
 /// Reads what is there. When `finishing`, from the file itself: the runtime may not have heard yet that there
@@ -258,6 +233,11 @@ fn read(from: &Receiver, buffer: &mut Vec<u8>, finishing: bool) -> io::Result<us
 
 async fn claim(streams: &Streams, token: u64, name: &'static str) -> Result<Box<dyn Connection>, StdioError> {
     streams.claim(token).await.map_err(|source| StdioError::Connect { name, source })
+}
+
+/// A connection for another process to use; the event loop gives it up.
+async fn descriptor(streams: &Streams, token: u64, name: &'static str) -> Result<OwnedFd, StdioError> {
+    claim(streams, token, name).await?.as_fd().try_clone_to_owned().map_err(open_error(name))
 }
 
 fn pipe(name: &'static str) -> Result<(OwnedFd, OwnedFd), StdioError> {

@@ -31,6 +31,7 @@ const USAGE: &str = "usage: probe COMMAND [ARGUMENT]...
   vsock-serve PORT         serve one connection to this port of the vsock: see e2e::exchange
   adopt PIDFILE COMMAND... run a command as an engine's shim does, tell the end of the process it leaves
   connect SOCKET           stdin to a unix socket, and what it answers to stdout
+  hold                     lock stdout as splice(2) does; stdin to stderr, to its end
   udp ADDRESS:PORT         stdin as one datagram, and what is answered to stdout
   echo PORT                answer over TCP and UDP with what comes, for ever
   signals                  print each signal that comes; ends at SIGTERM";
@@ -45,6 +46,7 @@ fn main() -> Result<()> {
         "verify" => streams::verify(number(1)?),
         "adopt" => adopt::adopt(argument(1)?, arguments.get(2..).unwrap_or_default()),
         "connect" => streams::connect(argument(1)?),
+        "hold" => streams::hold(),
         "udp" => streams::udp(argument(1)?),
         "echo" => echo::serve(number(1)?.try_into().context("port")?),
         "signals" => streams::signals(),

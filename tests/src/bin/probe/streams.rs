@@ -79,13 +79,43 @@ pub(crate) fn connect(socket: &str) -> Result<()> {
         UnixStream::connect(socket).with_context(|| format!("cannot connect to {socket}"))?;
     io::copy(&mut stdin().lock(), &mut connection).context("cannot send")?;
     connection.shutdown(Shutdown::Write).context("cannot end")?;
-    // Not by io::copy, which splices: README.md, "Known limits".
-    let mut buffer = [0; 4096];
-    loop {
-        let length = connection.read(&mut buffer).context("cannot receive")?;
-        let Some(received @ [_, ..]) = buffer.get(..length) else { return Ok(()) };
-        stdout().write_all(received).context("cannot write")?;
+    io::copy(&mut connection, &mut stdout().lock()).context("cannot receive")?;
+    Ok(())
+}
+
+/// How much is written to a stdout that is held: so many pieces that its reader is most likely late for the last.
+const HELD: usize = 64;
+
+/// Splices from a socket into stdout, which the kernel locks while the socket is idle, and says so on stderr. Then stdin
+/// to stderr, to its end, which ends the rest too.
+pub(crate) fn hold() -> Result<()> {
+    let (mut near, mut far) = UnixStream::pair().context("cannot make sockets")?;
+    let received = far.try_clone().context("cannot duplicate a socket")?;
+    let (tell, told) = std::sync::mpsc::channel();
+    let splicer = std::thread::spawn(move || {
+        let _ = tell.send(rustix::thread::gettid());
+        // Of a socket into a pipe, the standard library splices.
+        io::copy(&mut far, &mut stdout().lock())
+    });
+    let thread = told.recv().context("no thread")?.as_raw_nonzero();
+    for _ in 0..HELD {
+        // What comes at once is spliced at once.
+        std::thread::sleep(Duration::from_micros(500));
+        near.write_all(b".").context("cannot send")?;
     }
+    let asleep = || -> Result<bool> {
+        let stat = std::fs::read_to_string(format!("/proc/self/task/{thread}/stat")).context("no thread")?;
+        Ok(stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('S')))
+    };
+    while rustix::io::ioctl_fionread(&received).is_ok_and(|unread| unread > 0) || !asleep()? {
+        std::thread::yield_now();
+    }
+    writeln!(stderr(), "held").context("cannot write")?;
+    io::copy(&mut stdin().lock(), &mut stderr().lock()).context("cannot copy")?;
+    drop(near);
+    let copied = splicer.join().ok().context("the thread panicked")?.context("cannot splice")?;
+    anyhow::ensure!(copied == HELD as u64, "{copied} bytes copied");
+    Ok(())
 }
 
 fn say(line: &str) -> Result<()> {
