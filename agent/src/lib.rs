@@ -25,6 +25,7 @@ pub mod kmsg;
 pub mod power;
 pub mod process;
 pub mod reaper;
+pub mod resolver;
 pub mod rootfs;
 pub mod security;
 pub mod service;

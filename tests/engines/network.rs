@@ -1,7 +1,8 @@
 //! Networks of engines: a container in a machine is on them as any other.
 
 use std::io::{Read, Write};
-use std::net::{Shutdown, TcpStream, UdpSocket};
+use std::net::{Shutdown, TcpListener, TcpStream, UdpSocket};
+use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -175,5 +176,117 @@ fn addresses_and_names_are_those_that_docker_is_told() -> Result<()> {
     let resolver =
         ["run", "--rm", "--network", "bridge", "--dns", "192.0.2.53", IMAGE, "cat", "/etc/resolv.conf"];
     assert_eq!(docker.call(resolver)?.expect(0)?.stdout, "nameserver 192.0.2.53\n");
+    Ok(())
+}
+
+/// The only answer of [`NameServer`].
+const ELSEWHERE: [u8; 4] = [192, 0, 2, 99];
+
+/// Answers every question by UDP and TCP with [`ELSEWHERE`], until the tests end.
+fn name_server(address: &str) -> Result<()> {
+    let socket = UdpSocket::bind((address, 53)).context("cannot make a socket")?;
+    let listener = TcpListener::bind((address, 53)).context("cannot listen")?;
+    thread::spawn(move || -> Result<()> {
+        let mut question = [0; 512];
+        loop {
+            let (length, peer) = socket.recv_from(&mut question)?;
+            socket.send_to(&answer_to(&question[..length]), peer)?;
+        }
+    });
+    thread::spawn(move || -> Result<()> {
+        for connection in listener.incoming() {
+            let (mut connection, mut length) = (connection?, [0; 2]);
+            connection.read_exact(&mut length)?;
+            let mut question = vec![0; u16::from_be_bytes(length).into()];
+            connection.read_exact(&mut question)?;
+            connection.write_all(&with_length(&answer_to(&question)))?;
+        }
+        Ok(())
+    });
+    Ok(())
+}
+
+/// RFC 1035, section 4.1.
+fn answer_to(question: &[u8]) -> Vec<u8> {
+    // One label after the other, then type and class; what follows is not asked.
+    let mut end = 12;
+    while question[end] != 0 {
+        end += usize::from(question[end]) + 1;
+    }
+    let asked = &question[12..end + 5];
+    let is_address = asked[asked.len() - 3] == 1;
+    let answers = u8::from(is_address);
+    let mut message = [&question[..2], &[0x81, 0x80, 0, 1, 0, answers, 0, 0, 0, 0], asked].concat();
+    if is_address {
+        message.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4]);
+        message.extend(ELSEWHERE);
+    }
+    message
+}
+
+/// For TCP.
+fn with_length(message: &[u8]) -> Vec<u8> {
+    let length = u16::try_from(message.len()).unwrap_or(u16::MAX);
+    [&length.to_be_bytes()[..], message].concat()
+}
+
+/// What the resolver says of a name by TCP, as a dump.
+fn ask_by_tcp(container: &Container<'_>, name: &str) -> Result<String> {
+    let mut question = vec![0x12, 0x34, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
+    for label in name.split('.') {
+        question.push(u8::try_from(label.len())?);
+        question.extend(label.bytes());
+    }
+    question.extend([0, 0, 1, 0, 1]);
+    let escaped: String = with_length(&question).iter().map(|byte| format!("\\{byte:03o}")).collect();
+    // The end of the questions may be taken for that of the interest in answers.
+    let script = format!("(printf '{escaped}'; sleep 1) | nc 127.0.0.11 53 | hexdump -ve '1/1 \"%02x\"'");
+    Ok(container.exec(&[], &script)?.expect(0)?.stdout)
+}
+
+#[test]
+fn names_on_a_network_of_ones_own_are_resolved() -> Result<()> {
+    let _order = together();
+    let network = Network::new("named", &["--subnet", "10.78.2.0/24", "--gateway", "10.78.2.1"])?;
+    let docker = network.engine;
+    name_server("10.78.2.1")?;
+    let options = ["--name", "named-client", "--dns", "10.78.2.1"];
+    let client = docker.start_in("named", &options, UNTIL_TERM)?;
+    let plain = ["--name", "named-plain", "--runtime", "runc", "--ip", "10.78.2.9"];
+    let server = docker.start_in("named", &plain, ECHO)?;
+    server.wrote("ready")?;
+    assert_eq!(
+        client.exec(&[], "cat /etc/resolv.conf")?.expect(0)?.stdout,
+        "nameserver 127.0.0.11\noptions ndots:0\n"
+    );
+
+    // Of a container that has come later, many times at once; then by TCP.
+    let many = "for i in $(seq 20); do nslookup named-plain & done; wait";
+    let heard = client.exec(&[], many)?.expect(0)?.stdout;
+    assert_eq!(heard.matches("Address: 10.78.2.9").count(), 20, "{heard}");
+    ensure!(client.exec(&[], "echo hello | nc named-plain 80")?.expect(0)?.stdout == "hello\n", "the echo");
+    let heard = ask_by_tcp(&client, "named-plain")?;
+    ensure!(heard.ends_with("00040a4e0209"), "{heard}");
+    let heard = server.exec(&[], "nslookup named-client")?.expect(0)?.stdout;
+    ensure!(heard.contains(&address(&client, "named")?), "{heard}");
+
+    // The resolver's own questions leave by the interface that is the guest's, and answers find it.
+    let heard = client.exec(&[], "nslookup elsewhere.example.org")?.expect(0)?.stdout;
+    ensure!(heard.contains("Address: 192.0.2.99"), "{heard}");
+    let heard = ask_by_tcp(&client, "elsewhere.example.org")?;
+    ensure!(heard.ends_with("0004c0000263"), "{heard}");
+
+    // The port is free for a name server in the container.
+    let shadow = "nc -l -p 53 -e cat & sleep 1000 & wait";
+    client.exec(&["--detach"], shadow)?.expect(0)?;
+    let address = address(&client, "named")?;
+    Deadline::generous()?.wait_for("the server in the container", || {
+        let answer = server.exec(&[], &format!("echo own | nc {address} 53"))?;
+        Ok((answer.stdout == "own\n").then_some(()))
+    })?;
+    assert_eq!(
+        client.exec(&[], "nslookup -type=a named-plain >/dev/null && echo still")?.expect(0)?.stdout,
+        "still\n"
+    );
     Ok(())
 }

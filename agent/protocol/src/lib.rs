@@ -36,6 +36,10 @@ pub const STREAM_PORT: u32 = 1025;
 /// Vsock port on the host to which the agent connects, once, to say [`HELLO`].
 pub const READY_PORT: u32 = 1024;
 
+/// Vsock ports on the host that lead to a name server which the engine has put into the container's network namespace: one for
+/// connections, one for datagrams; see `Resolver` in the protocol.
+pub const RESOLVER_PORTS: [u32; 2] = [1025, 1026];
+
 /// What the agent says when it serves: the name of this protocol and its version.
 pub const HELLO: &[u8] = b"runv-agent 1\n";
 

@@ -20,6 +20,7 @@ use crate::process::birth::{Birth, Ready};
 use crate::process::child::{Places, Plan};
 use crate::process::spawn;
 use crate::process::stdio::Stdio;
+use crate::resolver::Serving;
 use crate::rootfs::mounts::Source;
 use crate::rootfs::path::file_type;
 use crate::security::identity_map::IdentityMap;
@@ -74,7 +75,8 @@ impl Containers {
             let relays = Relays::start(plan.places.sockets.clone(), sockets).map_err(|error| {
                 Failure::new(FailureKind::Mount, format!("cannot listen for a socket of the host: {error}"))
             })?;
-            Ok((self.build_in(&cgroup, &plan, stdio).await?, limits, relays))
+            let (init, resolver) = self.build_in(&cgroup, &plan, stdio).await?;
+            Ok((init, limits, (relays, resolver)))
         };
         match built.await {
             Ok((init, limits, relays)) => Ok(supervised(plan.spec, cgroup, limits, relays, init)),
@@ -108,13 +110,19 @@ impl Containers {
         spec.joined.iter().map(find).collect()
     }
 
-    async fn build_in(&self, cgroup: &Cgroup, plan: &Plan, stdio: Stdio) -> Result<Ready, Failure> {
+    async fn build_in(
+        &self,
+        cgroup: &Cgroup,
+        plan: &Plan,
+        stdio: Stdio,
+    ) -> Result<(Ready, Option<Serving>), Failure> {
         let directory = cgroup.open().map_err(|error| system(&error))?;
         own_stdio(plan.spec.identities.as_ref(), &stdio)?;
         let spawned = spawn::init(plan, directory.as_fd(), &stdio.child).map_err(|error| system(&error))?;
         let identities = plan.spec.identities.as_ref().filter(|_| !plan.joins_user_namespace());
-        let birth = Birth::new(&self.reaper, spawned).mapped(identities, &plan.spec.network).await?;
-        birth.ready(stdio, &plan.spec.process.settings).await
+        let birth = Birth::new(&self.reaper, spawned);
+        let (birth, resolver) = birth.mapped(identities, &plan.spec.network).await?;
+        Ok((birth.ready(stdio, &plan.spec.process.settings).await?, resolver))
     }
 }
 
@@ -153,7 +161,7 @@ fn supervised(
     spec: ContainerSpec,
     cgroup: Cgroup,
     limits: Limits,
-    sockets: Relays,
+    (sockets, resolver): (Relays, Option<Serving>),
     init: Ready,
 ) -> Arc<Container> {
     let (init, control, relays) = init.into_parts();
@@ -167,6 +175,7 @@ fn supervised(
         limits,
         final_oom_kills: OnceLock::new(),
         _sockets: sockets,
+        _resolver: resolver,
         status: Status::Created.into(),
         control: Some(control).into(),
         others: Mutex::default(),

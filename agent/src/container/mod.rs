@@ -30,6 +30,7 @@ use crate::process::Confinement;
 use crate::process::control::AgentEnd;
 use crate::process::running::Running;
 use crate::reaper::Reaper;
+use crate::resolver::Serving;
 use crate::security::identity_map::IdentityMap;
 use crate::sockets::Relays;
 use crate::streams::Streams;
@@ -76,6 +77,8 @@ pub struct Container {
     final_oom_kills: OnceLock<u64>,
     /// Of the host's sockets.
     _sockets: Relays,
+    /// In its network namespace.
+    _resolver: Option<Serving>,
     status: Mutex<Status>,
     /// To the init; gone once it has been let go.
     control: Mutex<Option<AgentEnd>>,

@@ -8,6 +8,7 @@ use rustix::fs::{CWD, Mode, OFlags, openat};
 use rustix::process::Pid;
 
 use crate::failure::{Failure, FailureKind};
+use crate::resolver::{Resolver, Serving};
 use crate::sys::namespaces::within_network;
 use crate::sys::netlink::{Move, Netlink};
 
@@ -18,6 +19,8 @@ pub struct Network {
     pub interfaces: Vec<Interface>,
     /// Whole requests of rtnetlink(7).
     pub requests: Vec<Vec<u8>>,
+    /// A name server of the host.
+    pub resolver: Option<Resolver>,
 }
 
 /// A device, and what it becomes.
@@ -45,9 +48,9 @@ impl Network {
     /// # Errors
     ///
     /// A [`Failure`] that names the interface or the request.
-    pub fn give_to(&self, pid: Pid) -> Result<(), Failure> {
+    pub fn give_to(&self, pid: Pid) -> Result<Option<Serving>, Failure> {
         if self.is_empty() {
-            return Ok(());
+            return Ok(None);
         }
         let namespace = namespace_of(pid).map_err(failed("cannot open the container's network namespace"))?;
         let here = Netlink::open().map_err(failed("cannot open a netlink socket"))?;
@@ -65,7 +68,8 @@ impl Network {
                 "cannot configure the network: request {number}, of the type {kind} of rtnetlink(7)"
             )))?;
         }
-        Ok(())
+        let serving = self.resolver.as_ref().map(|resolver| resolver.serve(namespace.as_fd())).transpose();
+        serving.map_err(failed("cannot listen for the host's name server"))
     }
 }
 

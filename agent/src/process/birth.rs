@@ -12,6 +12,7 @@ use crate::process::running::Running;
 use crate::process::settings::Settings;
 use crate::process::stdio::{Relays, Stdio};
 use crate::reaper::{Exit, ExitWatch, Reaper};
+use crate::resolver::Serving;
 use crate::security::identity_map::IdentityMap;
 use crate::sys::clone3::Child;
 use crate::sys::signals;
@@ -44,17 +45,24 @@ impl Birth {
     /// # Errors
     ///
     /// A [`Failure`]; the child has ended then.
-    pub async fn mapped(self, identities: Option<&IdentityMap>, network: &Network) -> Result<Self, Failure> {
+    pub async fn mapped(
+        self,
+        identities: Option<&IdentityMap>,
+        network: &Network,
+    ) -> Result<(Self, Option<Serving>), Failure> {
         if identities.is_none() && network.is_empty() {
-            return Ok(self);
+            return Ok((self, None));
         }
         let mapped = identities
             .map_or(Ok(()), |identities| identities.write(self.child.pid))
             .map_err(|error| Failure::from_error(FailureKind::System, &error))
             .and_then(|()| network.give_to(self.child.pid))
-            .and_then(|()| Ok(self.control.go()?));
+            .and_then(|serving| {
+                self.control.go()?;
+                Ok(serving)
+            });
         match mapped {
-            Ok(()) => Ok(self),
+            Ok(serving) => Ok((self, serving)),
             Err(failure) => {
                 kill_and_reap(&self.child, self.exit).await?;
                 Err(failure)

@@ -1,9 +1,11 @@
-//! rtnetlink(7) as far as the agent needs it: find a device by its address, move it, and pass on what the shim asks for.
+//! netlink(7) as far as the agent needs it: find a device by its address, move it, and pass on what the shim asks for.
 
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
 
-use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, send, socket_with};
+use rustix::net::{
+    AddressFamily, Protocol, RecvFlags, SendFlags, SocketFlags, SocketType, netlink, recv, send, socket_with,
+};
 
 /// `NLM_F_*`.
 const REQUEST: u16 = 1;
@@ -51,15 +53,28 @@ pub struct Move<'a> {
 pub struct Netlink(OwnedFd);
 
 impl Netlink {
-    /// Begins one.
+    /// Begins one about interfaces, addresses and routes.
     ///
     /// # Errors
     ///
     /// Those of socket(2).
     pub fn open() -> io::Result<Self> {
         // NETLINK_ROUTE is number 0, which is no number to rustix.
+        Self::of(None)
+    }
+
+    /// Begins one about nf_tables.
+    ///
+    /// # Errors
+    ///
+    /// Those of socket(2).
+    pub fn netfilter() -> io::Result<Self> {
+        Self::of(Some(netlink::NETFILTER))
+    }
+
+    fn of(protocol: Option<Protocol>) -> io::Result<Self> {
         let (raw, flags) = (SocketType::RAW, SocketFlags::CLOEXEC);
-        Ok(Self(socket_with(AddressFamily::NETLINK, raw, flags, None)?))
+        Ok(Self(socket_with(AddressFamily::NETLINK, raw, flags, protocol)?))
     }
 
     /// The number of the device that has this address.
@@ -97,7 +112,7 @@ impl Netlink {
         self.execute(&message(NEW_LINK, REQUEST | ACK, &body))
     }
 
-    /// Has the kernel do what a complete message asks for, which asks for an acknowledgement too.
+    /// Has the kernel do what a complete message asks for, which asks for an acknowledgement too; or a batch of them.
     ///
     /// # Errors
     ///
@@ -130,6 +145,17 @@ impl Netlink {
 pub fn is_request(bytes: &[u8]) -> bool {
     let is_whole = length_of(bytes).is_some_and(|length| length.next_multiple_of(4) == bytes.len());
     is_whole && half(bytes, 6).is_some_and(|flags| flags & (REQUEST | ACK | DUMP) & !0x100 == REQUEST | ACK)
+}
+
+/// Whether `bytes` are whole messages of which just one asks for an acknowledgement.
+#[must_use]
+pub fn is_batch(bytes: &[u8]) -> bool {
+    let (mut rest, mut asking) = (bytes, 0);
+    while let Some(length) = length_of(rest) {
+        asking += usize::from(half(rest, 6).is_some_and(|flags| flags & ACK != 0));
+        rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
+    }
+    rest.is_empty() && asking == 1
 }
 
 /// Of the message with which `bytes` begin.
@@ -220,6 +246,16 @@ mod tests {
         assert!(!is_request(&[&request[..], &request].concat()));
         assert!(!is_request(&message(NEW_LINK, REQUEST, &[0; 16])));
         assert!(!is_request(&[]));
+    }
+
+    #[test]
+    fn a_batch_is_whole_messages_of_which_one_asks_for_an_answer() {
+        let (quiet, asking) = (message(1, REQUEST, &[0; 8]), message(1, REQUEST | ACK, &[]));
+        assert!(is_batch(&[&quiet[..], &asking, &quiet].concat()));
+        for bytes in [&[][..], &quiet, &[&asking[..], &asking].concat(), &[&asking[..], &quiet[..9]].concat()]
+        {
+            assert!(!is_batch(bytes), "{bytes:?}");
+        }
     }
 
     #[test]

@@ -28,7 +28,7 @@ fn tun(path: &Path) -> Finding {
 }
 
 /// The kernel's parts that join a container's interface with a tap.
-const MODULES: [&str; 2] = ["nf_tables", "nft_fwd_netdev"];
+const MODULES: [&str; 3] = ["nf_tables", "nft_fwd_netdev", "nft_dup_netdev"];
 
 fn redirection() -> Finding {
     let release = rustix::system::uname().release().to_string_lossy().into_owned();

@@ -154,6 +154,9 @@ fn create<'plan>(plan: &'plan MonitorPlan, creator: &Creator) -> Result<Containe
     let Network { devices, configuration, redirect } =
         if is_own { Network::take()? } else { Network::default() };
     let (sandbox, boot_timeout) = prepared.start(devices)?;
+    if configuration.resolver.is_some() {
+        network::resolver::serve(&sandbox.directory)?;
+    }
     let children = [sandbox.vm.pid(), sandbox.devices.pid()].map(ProcessId::of);
     let children = children.into_iter().collect::<io::Result<Vec<_>>>()?;
     folder.update(|record| record.children = children)?;

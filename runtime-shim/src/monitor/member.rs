@@ -25,7 +25,7 @@ use crate::failure::Failure;
 use crate::host_cgroup;
 use crate::report;
 use crate::sandbox::prepare::Share;
-use crate::sandbox::socket_relay;
+use crate::sandbox::socket_relay::{self, Server};
 
 /// How long the agent of a guest that runs may take to accept connections.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -78,7 +78,7 @@ fn create<'plan>(
     let place = Place { number: seat.number, joined: membership.joined.clone() };
     for socket in host_sockets(&place, &plan.spec) {
         let listener = seat.directory.listen_for_guest(socket.port)?;
-        socket_relay::start(listener, socket.path)?;
+        socket_relay::start(listener, Server::Unix(socket.path))?;
     }
     creator.announce(&Announcement::Prepared)?;
     Ok(Container { plan, folder, place, upper_mib, seat, traces, signals })

@@ -11,7 +11,9 @@
 //! half of it. All of it goes with the descriptors that [`Network`] and the device process hold.
 
 mod netlink;
+mod nf_tables;
 mod redirect;
+pub(crate) mod resolver;
 mod survey;
 mod tap;
 
@@ -41,9 +43,12 @@ pub(crate) enum NetworkError {
     },
     /// The way between them.
     #[error(
-        "cannot join the interfaces of the container's network namespace to the guest (nf_tables, `fwd`)"
+        "cannot join the interfaces of the container's network namespace to the guest (nf_tables, `fwd`, and `dup` for a resolver)"
     )]
     Redirect(#[source] io::Error),
+    /// The engine's name server.
+    #[error("cannot connect the guest to the resolver in the container's network namespace")]
+    Resolver(#[source] io::Error),
     /// Only one machine can have an interface.
     #[error("the interfaces of the container's network namespace are those of another sandbox")]
     Taken,
@@ -85,7 +90,11 @@ impl Network {
             [(link.name.clone(), link.index), (tap.name.clone(), tap.index)]
         };
         let pairs: Vec<_> = links.iter().zip(&taps).map(pair).collect();
-        let redirect = Redirect::between(&pairs).map_err(|source| match source.kind() {
+        let has_resolver = resolver::is_there().map_err(NetworkError::Resolver)?;
+        if has_resolver {
+            resolver::set_ports_apart().map_err(NetworkError::Resolver)?;
+        }
+        let redirect = Redirect::between(&pairs, has_resolver).map_err(|source| match source.kind() {
             io::ErrorKind::AlreadyExists | io::ErrorKind::PermissionDenied => NetworkError::Taken,
             _ => NetworkError::Redirect(source),
         })?;
@@ -103,6 +112,7 @@ impl Network {
         let configuration = proto::Network {
             interfaces: links.iter().map(interface).collect(),
             requests,
+            resolver: has_resolver.then(resolver::configuration).into(),
             ..Default::default()
         };
         let devices =

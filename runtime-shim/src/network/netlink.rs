@@ -94,7 +94,7 @@ impl Socket {
 }
 
 /// Messages one after the other; what follows one that is cut off is not read.
-fn parse(mut bytes: &[u8]) -> Vec<Message> {
+pub(super) fn parse(mut bytes: &[u8]) -> Vec<Message> {
     let mut found = Vec::new();
     while let Ok(buffer) = NetlinkBuffer::new_checked(bytes) {
         found.push(Message { kind: buffer.message_type(), body: buffer.payload().to_vec() });

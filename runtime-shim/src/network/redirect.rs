@@ -6,24 +6,26 @@
 
 use std::io;
 
-use super::netlink::{ACK, APPEND, CREATE, REQUEST, Socket, attribute, message, nested, text};
+use super::netlink::Socket;
+use super::nf_tables::{
+    Batch, Expression, FIRST, Hook, NETDEV, Order, TABLE_OWNER, accept, duplicate, forward, if_meta,
+    if_payload, immediate,
+};
+use super::resolver::{FIRST_OWN_PORT, PORT};
 
 /// Of the table; the flag `owner` makes it this sandbox's alone.
 const TABLE: &str = "runv";
 
-/// `NFNL_MSG_BATCH_BEGIN` and `_END`, `NFNL_SUBSYS_NFTABLES`, `NFPROTO_NETDEV` (linux/netfilter).
-const BATCH_BEGIN: u16 = 0x10;
-const BATCH_END: u16 = 0x11;
-const SUBSYSTEM: u16 = 10;
-const NETDEV: u8 = 5;
-
-/// `NFT_MSG_*`, and what they hold (linux/netfilter/nf_tables.h).
-const NEW_TABLE: u16 = SUBSYSTEM << 8;
-const NEW_CHAIN: u16 = SUBSYSTEM << 8 | 3;
-const NEW_RULE: u16 = SUBSYSTEM << 8 | 6;
-const TABLE_OWNER: u32 = 2;
+/// `NF_NETDEV_INGRESS`.
 const INGRESS: u32 = 0;
-const REGISTER_1: u32 = 1;
+
+/// `NFT_META_PROTOCOL` and `NFT_META_L4PROTO`.
+const PROTOCOL: u32 = 1;
+const TRANSPORT: u32 = 16;
+
+/// `NFT_PAYLOAD_NETWORK_HEADER` and `NFT_PAYLOAD_TRANSPORT_HEADER`.
+const NETWORK_HEADER: u32 = 1;
+const TRANSPORT_HEADER: u32 = 2;
 
 /// The rules are there as long as this is open.
 #[derive(Debug)]
@@ -35,48 +37,107 @@ pub(crate) struct Redirect {
 pub(super) type End = (String, u32);
 
 impl Redirect {
-    /// Joins the interfaces of each pair. `AlreadyExists` and `PermissionDenied` mean that another sandbox has done so.
-    pub(super) fn between(pairs: &[[End; 2]]) -> io::Result<Self> {
+    /// Joins the interfaces of each pair, of which the first is the namespace's and the second the tap. With
+    /// `has_resolver`, a name server in the namespace asks others by the first.
+    /// `AlreadyExists` and `PermissionDenied` mean that another sandbox has joined them.
+    pub(super) fn between(pairs: &[[End; 2]], has_resolver: bool) -> io::Result<Self> {
         let owner = Socket::netfilter()?;
-        let new = REQUEST | ACK | CREATE;
-        let mut batch = message(BATCH_BEGIN, REQUEST, &header(0, SUBSYSTEM));
-        batch.extend(request(NEW_TABLE, new | EXCLUSIVE, &[text(1, TABLE), number(2, TABLE_OWNER)]));
-        let mut answers = 1;
-        for (from, to) in pairs.iter().flat_map(|[one, other]| [(one, other), (other, one)]) {
-            let hook = nested(4, &[number(1, INGRESS), number(2, 0), text(3, &from.0)]);
-            let chain = from.1.to_string();
-            let names = [text(1, TABLE), text(3, &chain), hook, text(7, "filter")];
-            batch.extend(request(NEW_CHAIN, new, &names));
-            let rule = [text(1, TABLE), text(2, &chain), nested(4, &forward(to.1))];
-            batch.extend(request(NEW_RULE, new | APPEND, &rule));
-            answers += 2;
-        }
-        batch.extend(message(BATCH_END, REQUEST, &header(0, SUBSYSTEM)));
-        owner.execute(&batch, answers)?;
+        owner.execute(&batch(pairs, has_resolver).to_bytes(), 1)?;
         Ok(Self { _owner: owner })
     }
 }
 
-/// `NLM_F_EXCL`.
-const EXCLUSIVE: u16 = 0x200;
-
-/// `struct nfgenmsg`.
-fn header(family: u8, resource: u16) -> Vec<u8> {
-    [&[family, 0][..], &resource.to_be_bytes()].concat()
+fn batch(pairs: &[[End; 2]], has_resolver: bool) -> Batch<'static> {
+    let mut batch = Batch::new(NETDEV, TABLE, TABLE_OWNER);
+    for [interface, tap] in pairs {
+        for ((name, index), to, exceptions) in [(interface, tap.1, has_resolver), (tap, interface.1, false)] {
+            let chain = index.to_string();
+            batch.chain(&chain, &Hook { kind: "filter", number: INGRESS, priority: 0, device: Some(name) });
+            let target = immediate(FIRST, &to.to_ne_bytes());
+            if exceptions {
+                for rule in resolvers_own(&target) {
+                    batch.rule(&chain, &rule);
+                }
+            }
+            batch.rule(&chain, &[target, forward()]);
+        }
+    }
+    batch
 }
 
-fn request(kind: u16, flags: u16, attributes: &[Vec<u8>]) -> Vec<u8> {
-    message(kind, flags, &[header(NETDEV, 0), attributes.concat()].concat())
+/// What is meant for sockets of the namespace on the host: answers of name servers, and, for the guest as well, answers to who
+/// has an address.
+fn resolvers_own(tap: &Expression) -> Vec<Vec<Expression>> {
+    let both = |conditions: Vec<[Expression; 2]>| {
+        let mut rule = conditions.concat();
+        rule.extend([tap.clone(), duplicate(), accept()]);
+        rule
+    };
+    let answers = |transport: u8| {
+        let from = if_payload(TRANSPORT_HEADER, 0, Order::Equal, &PORT.to_be_bytes());
+        let to = if_payload(TRANSPORT_HEADER, 2, Order::AtLeast, &FIRST_OWN_PORT.to_be_bytes());
+        let mut rule = [if_meta(TRANSPORT, &[transport]), from, to].concat();
+        rule.push(accept());
+        rule
+    };
+    // ETH_P_ARP with ARPOP_REPLY; a neighbour advertisement.
+    let arp = [if_meta(PROTOCOL, &[8, 6]), if_payload(NETWORK_HEADER, 6, Order::Equal, &[0, 2])];
+    let advertisement = [if_meta(TRANSPORT, &[58]), if_payload(TRANSPORT_HEADER, 0, Order::Equal, &[136])];
+    vec![both(arp.to_vec()), both(advertisement.to_vec()), answers(17), answers(6)]
 }
 
-fn number(kind: u16, value: u32) -> Vec<u8> {
-    attribute(kind, value.to_be_bytes())
-}
+#[cfg(test)]
+mod tests {
+    use super::super::netlink::{attributes, parse};
+    use super::*;
 
-/// Expressions that send a packet out at the interface `index`.
-fn forward(index: u32) -> [Vec<u8>; 2] {
-    let value = nested(2, &[attribute(1, index.to_ne_bytes())]);
-    let immediate = nested(2, &[number(1, REGISTER_1), value]);
-    let forward = nested(2, &[number(1, REGISTER_1)]);
-    [nested(1, &[text(1, "immediate"), immediate]), nested(1, &[text(1, "fwd"), forward])]
+    const RULE: u16 = 0xa06;
+
+    /// Of each rule, its chain and the names of its expressions.
+    fn rules(has_resolver: bool) -> Vec<(String, Vec<String>)> {
+        let text = |bytes: &[u8]| String::from_utf8(bytes.strip_suffix(&[0]).unwrap().to_vec()).unwrap();
+        let pair = [("eth0".to_owned(), 7), ("runv0".to_owned(), 9)];
+        let messages = parse(&batch(&[pair], has_resolver).to_bytes());
+        let rules = messages.iter().filter(|message| message.kind == RULE);
+        let rule = |body: &[u8]| {
+            let found = attributes(&body[4..]);
+            let value = |kind| found.iter().find(|(number, _)| *number == kind).unwrap().1.clone();
+            let expressions = attributes(&value(4)).into_iter();
+            let names = expressions.map(|(_, expression)| text(&attributes(&expression)[0].1));
+            (text(&value(2)), names.collect())
+        };
+        rules.map(|message| rule(&message.body)).collect()
+    }
+
+    #[test]
+    fn all_that_comes_in_at_one_end_goes_out_at_the_other() {
+        let forward = |chain: &str| (chain.to_owned(), vec!["immediate".to_owned(), "fwd".to_owned()]);
+        assert_eq!(rules(false), [forward("7"), forward("9")]);
+    }
+
+    #[test]
+    fn answers_for_a_resolver_are_let_in_from_the_network_alone() {
+        let with = rules(true);
+        let (from_network, from_guest): (Vec<_>, Vec<_>) = with.iter().partition(|(chain, _)| chain == "7");
+        assert_eq!(from_guest.len(), 1);
+        let last = from_network.iter().map(|(_, names)| names.last().unwrap().as_str());
+        assert_eq!(last.collect::<Vec<_>>(), ["immediate", "immediate", "immediate", "immediate", "fwd"]);
+        let copies = from_network.iter().filter(|(_, names)| names.contains(&"dup".to_owned()));
+        assert_eq!(copies.count(), 2, "who has an address is of interest to both");
+    }
+
+    #[test]
+    fn an_answer_is_asked_for_once() {
+        let bytes = batch(&[[("eth0".to_owned(), 7), ("runv0".to_owned(), 9)]], true).to_bytes();
+        let (mut rest, mut flags) = (&bytes[..], Vec::new());
+        while let Some(header) = rest.first_chunk::<8>() {
+            let [l0, l1, l2, l3, _, _, f0, f1] = *header;
+            flags.push(u16::from_ne_bytes([f0, f1]));
+            rest = &rest[u32::from_ne_bytes([l0, l1, l2, l3]) as usize..];
+        }
+        // NLM_F_ACK, of the last request before the end of the batch.
+        let asking: Vec<_> = flags.iter().map(|flags| flags & 4 != 0).collect();
+        assert_eq!(asking.iter().filter(|asks| **asks).count(), 1);
+        assert!(asking[asking.len() - 2]);
+    }
 }

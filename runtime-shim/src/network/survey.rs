@@ -208,3 +208,133 @@ fn neighbour(body: &[u8], indices: &BTreeSet<u32>) -> Option<Vec<u8>> {
         && indices.contains(&u32::from_ne_bytes([i0, i1, i2, i3]));
     is_wanted.then(|| make(NEW_NEIGHBOUR, header, &kept(rest, OF_NEIGHBOURS)))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
+
+    fn here() -> BTreeSet<u32> {
+        BTreeSet::from([7])
+    }
+
+    /// `struct ifinfomsg` with attributes.
+    fn told(kind: u16, flags: i32, more: &[Vec<u8>]) -> Option<Link> {
+        let header = [&[0, 0][..], &kind.to_ne_bytes(), &7u32.to_ne_bytes(), &flags.to_ne_bytes(), &[0; 4]];
+        let mut body = header.concat();
+        body.extend(attribute(3, b"eth0\0"));
+        body.extend(more.concat());
+        link(&Message { kind: NEW_LINK, body })
+    }
+
+    fn usual() -> [Vec<u8>; 2] {
+        [attribute(1, MAC), attribute(4, 1500u32.to_ne_bytes())]
+    }
+
+    #[test]
+    fn interfaces_that_carry_ethernet_and_belong_to_no_bridge_are_the_guests() {
+        let expected = Link { index: 7, name: "eth0".into(), mac: MAC, mtu: 1500, is_up: true };
+        assert_eq!(told(ETHERNET, libc::IFF_UP, &usual()), Some(expected));
+        assert!(!told(ETHERNET, 0, &usual()).unwrap().is_up);
+        assert_eq!(told(ETHERNET, libc::IFF_LOOPBACK, &usual()), None);
+        // ARPHRD_TUNNEL.
+        assert_eq!(told(768, libc::IFF_UP, &usual()), None);
+        let port = [&usual()[..], &[attribute(10, 3u32.to_ne_bytes())]].concat();
+        assert_eq!(told(ETHERNET, libc::IFF_UP, &port), None);
+        let short = [attribute(1, [2; 5]), attribute(4, 1500u32.to_ne_bytes())];
+        assert_eq!(told(ETHERNET, libc::IFF_UP, &short), None);
+        assert_eq!(told(ETHERNET, libc::IFF_UP, &usual()[..1]), None);
+        assert_eq!(link(&Message { kind: NEW_LINK, body: vec![0; 11] }), None);
+    }
+
+    /// The attributes of a request that was made of a header of `size` bytes.
+    fn passed_on(request: &[u8], size: usize) -> Vec<(u16, Vec<u8>)> {
+        attributes(&request[16 + size..])
+    }
+
+    fn told_address(family: i32, index: u32, flags: u32) -> Option<Vec<u8>> {
+        let family = u8::try_from(family).unwrap();
+        let header = [&[family, 24, 0x80, 0][..], &index.to_ne_bytes()].concat();
+        // IFA_LOCAL; IFA_ANYCAST, which is no wish; IFA_FLAGS.
+        let more = [attribute(2, [10, 0, 0, 2]), attribute(5, [0; 4]), attribute(8, flags.to_ne_bytes())];
+        address(&[header, more.concat()].concat(), &here())
+    }
+
+    #[test]
+    fn addresses_are_those_of_the_interfaces_and_in_use_at_once() {
+        let request = told_address(libc::AF_INET, 7, 0x80).unwrap();
+        let expected = [(2, vec![10, 0, 0, 2]), (8, 0x80u32.to_ne_bytes().to_vec())];
+        assert_eq!(passed_on(&request, 8), expected);
+        assert_eq!(told_address(libc::AF_INET, 8, 0x80), None);
+        assert_eq!(told_address(libc::AF_UNIX, 7, 0x80), None);
+        assert_eq!(told_address(libc::AF_INET6, 7, 0x80 | TEMPORARY), None);
+        let request = told_address(libc::AF_INET6, 7, 0x80 | 0x40).unwrap();
+        let flags = (0x80 | NO_DETECTION).to_ne_bytes().to_vec();
+        assert_eq!(passed_on(&request, 8)[1], (8, flags));
+        assert_eq!(address(&[2, 24, 0, 0, 7], &here()), None);
+    }
+
+    fn told_route(protocol: u8, kind: u8, more: &[Vec<u8>]) -> Option<Vec<u8>> {
+        // Flags: RTNH_F_ONLINK, and RTNH_F_LINKDOWN, which is a finding.
+        let header = [2, 24, 0, 0, 254, protocol, 0, kind, 4 | 16, 0, 0, 0];
+        route_of(&[&header[..], &more.concat()].concat(), &here())
+    }
+
+    /// RTA_OIF.
+    fn out(index: u32) -> Vec<u8> {
+        attribute(4, index.to_ne_bytes())
+    }
+
+    /// RTA_MULTIPATH.
+    fn by(indices: &[u32]) -> Vec<u8> {
+        let hop = |index: &u32| [&8u16.to_ne_bytes()[..], &[0, 0], &index.to_ne_bytes()].concat();
+        attribute(9, indices.iter().flat_map(hop).collect::<Vec<u8>>())
+    }
+
+    #[test]
+    fn routes_are_those_that_somebody_has_made_and_that_lead_to_the_interfaces() {
+        const STATIC: u8 = 4;
+        let request = told_route(STATIC, UNICAST, &[out(7)]).unwrap();
+        assert_eq!(request[16 + 8], 4, "flags");
+        assert!(!has_gateway(&request));
+        assert!(has_gateway(&told_route(STATIC, UNICAST, &[out(7), attribute(5, [10, 0, 0, 1])]).unwrap()));
+        assert!(has_gateway(&told_route(STATIC, UNICAST, &[by(&[7, 7])]).unwrap()));
+        for more in [vec![out(8)], vec![by(&[7, 8])], vec![]] {
+            assert_eq!(told_route(STATIC, UNICAST, &more), None, "{more:?}");
+        }
+        for protocol in [BY_THE_KERNEL, BY_ADVERTISEMENT] {
+            assert_eq!(told_route(protocol, UNICAST, &[out(7)]), None);
+        }
+        // RTN_UNREACHABLE needs no interface; RTN_LOCAL is the kernel's business.
+        assert!(told_route(STATIC, 7, &[]).is_some());
+        assert_eq!(told_route(STATIC, 2, &[out(7)]), None);
+        // RTA_TABLE has the numbers that the header has no room for.
+        assert_eq!(told_route(STATIC, UNICAST, &[out(7), attribute(15, LOCAL_TABLE.to_ne_bytes())]), None);
+        assert!(told_route(STATIC, UNICAST, &[out(7), attribute(15, 1000u32.to_ne_bytes())]).is_some());
+    }
+
+    #[test]
+    fn a_list_of_hops_that_is_cut_off_or_lies_about_its_lengths_ends() {
+        assert_eq!(next_hops(&[8, 0, 0, 0, 7, 0, 0, 0, 9, 0]).collect::<Vec<_>>(), [7]);
+        assert_eq!(next_hops(&[0; 16]).collect::<Vec<_>>(), [0, 0]);
+        assert_eq!(next_hops(&[255; 8]).collect::<Vec<_>>(), [u32::MAX]);
+    }
+
+    #[test]
+    fn rules_and_neighbours_are_those_that_somebody_has_made() {
+        let told = |protocol: u8| {
+            rule(&[&[2, 0, 0, 0, 100, 0, 0, 1, 0, 0, 0, 0][..], &attribute(21, [protocol])].concat(), &here())
+        };
+        assert!(told(4).is_some());
+        assert_eq!(told(BY_THE_KERNEL), None);
+        let told = |index: u32, state: u16| {
+            let header = [&[2, 0, 0, 0][..], &index.to_ne_bytes(), &state.to_ne_bytes(), &[0, 1]].concat();
+            neighbour(&[header, attribute(2, MAC)].concat(), &here())
+        };
+        assert!(told(7, PERMANENT).is_some());
+        // NUD_REACHABLE.
+        assert_eq!(told(7, 2), None);
+        assert_eq!(told(8, PERMANENT), None);
+    }
+}

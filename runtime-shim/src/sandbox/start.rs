@@ -14,7 +14,7 @@ use vmm::hypervisor::{self, Hypervisor, Vm};
 use super::devices::{DeviceProcess, DevicesEnd, DevicesError, MoreDevices, NetworkDevice};
 use super::directory::{DirectoryError, SandboxDirectory};
 use super::kernel_parameters::kernel_parameters;
-use super::socket_relay;
+use super::socket_relay::{self, Server};
 use crate::bundle::machine_size::MachineSize;
 use crate::bundle::selinux::Labels;
 use crate::bundle::socket_binds::HostSocket;
@@ -104,7 +104,7 @@ impl Sandbox {
         let ready = directory.listen_for_guest(READY_PORT)?;
         for socket in plan.sockets {
             let listener = directory.listen_for_guest(socket.port)?;
-            socket_relay::start(listener, socket.path).map_err(StartError::SocketRelay)?;
+            socket_relay::start(listener, Server::Unix(socket.path)).map_err(StartError::SocketRelay)?;
         }
         let (console, console_end) = ConsoleTail::new(config.debug).map_err(StartError::Console)?;
         let fast_console = (config.debug && plan.virtio_console)

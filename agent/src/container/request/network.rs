@@ -1,10 +1,13 @@
 //! What a container has of the host's network, checked.
 
+use std::net::Ipv4Addr;
+
 use agent_protocol::agent;
 
 use super::{RequestError, invalid};
 use crate::container::network::{Interface, Network};
-use crate::sys::netlink::is_request;
+use crate::resolver::Resolver;
+use crate::sys::netlink::{is_batch, is_request};
 
 /// `IFNAMSIZ` without the end of the text.
 const LONGEST_NAME: usize = 15;
@@ -17,7 +20,19 @@ pub(super) fn network(network: agent::Network, is_own: bool) -> Result<Network, 
     if !network.requests.iter().all(|request| is_request(request)) {
         return Err(invalid("network", "", "its requests must be whole and ask for acknowledgements"));
     }
-    Ok(Network { interfaces, requests: network.requests })
+    let resolver = network.resolver.into_option().map(resolver).transpose()?;
+    Ok(Network { interfaces, requests: network.requests, resolver })
+}
+
+fn resolver(resolver: agent::Resolver) -> Result<Resolver, RequestError> {
+    let agent::Resolver { address, port, listen_port, rules, stream_port, datagram_port, .. } = resolver;
+    let address = <[u8; 4]>::try_from(address).map(Ipv4Addr::from).ok().filter(Ipv4Addr::is_loopback);
+    match (address, u16::try_from(port), u16::try_from(listen_port)) {
+        (Some(address), Ok(port @ 1..), Ok(listen_port @ 1..)) if is_batch(&rules) => {
+            Ok(Resolver { address, port, listen_port, rules, stream_port, datagram_port })
+        }
+        _ => Err(invalid("network resolver", "", "its address, ports or rules cannot be")),
+    }
 }
 
 fn interface(interface: agent::NetworkInterface) -> Result<Interface, RequestError> {
@@ -27,5 +42,36 @@ fn interface(interface: agent::NetworkInterface) -> Result<Interface, RequestErr
     match <[u8; 6]>::try_from(mac) {
         Ok(mac) if is_name && index > 1 => Ok(Interface { mac, name, index, mtu }),
         _ => Err(invalid("network interface", &name, "its name, number or address cannot be")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_resolver_is_on_the_loopback_and_its_rules_are_a_batch() {
+        // One empty message that asks for an acknowledgement.
+        let rules = [&16u32.to_ne_bytes()[..], &[16, 0, 5, 0], &[0; 8]].concat();
+        let good = agent::Resolver {
+            address: vec![127, 0, 0, 11],
+            port: 53,
+            listen_port: 61_053,
+            rules,
+            stream_port: 1025,
+            datagram_port: 1026,
+            ..Default::default()
+        };
+        assert!(resolver(good.clone()).is_ok());
+        let bad = [
+            agent::Resolver { address: vec![10, 0, 0, 1], ..good.clone() },
+            agent::Resolver { address: vec![127, 0, 0], ..good.clone() },
+            agent::Resolver { port: 0, ..good.clone() },
+            agent::Resolver { listen_port: 65_536, ..good.clone() },
+            agent::Resolver { rules: Vec::new(), ..good },
+        ];
+        for resolver in bad {
+            assert!(super::resolver(resolver.clone()).is_err(), "{resolver:?}");
+        }
     }
 }
