@@ -80,7 +80,7 @@ fn an_interface_of_the_namespace_is_the_guests_with_all_that_belongs_to_it() -> 
 #[test]
 fn bytes_of_tcp_and_udp_arrive_as_they_were_sent_each_way() -> Result<()> {
     let _order = alone();
-    let size = Setup::get()?.size("bytes each way", 20 << 20, 4 << 20);
+    let size = Setup::get()?.size("bytes each way", 20 << 20, 1 << 20);
     let namespace = Namespace::new(2)?;
     let bundle = bundle_in(&namespace, "sleep 1000")?;
     let runv = Runtime::new(&bundle)?;
@@ -190,7 +190,10 @@ fn only_one_machine_can_have_the_interfaces_of_a_namespace() -> Result<()> {
 fn what_a_hook_puts_into_a_new_namespace_is_the_guests() -> Result<()> {
     let _order = together();
     for list in ["prestart", "createRuntime"] {
-        let script = "pid=$(sed 's/.*\"pid\": *\\([0-9]*\\).*/\\1/'); ip link add hooked type veth peer name eth0 netns $pid && nsenter -n -t $pid ip addr add 10.77.6.2/24 dev eth0 && nsenter -n -t $pid ip link set eth0 up && ip addr add 10.77.6.1/24 dev hooked && ip link set hooked up";
+        // By its path, as the shell of the nested host has an `ip` of its own.
+        let script = "pid=$(sed 's/.*\"pid\": *\\([0-9]*\\).*/\\1/'); ip=/bin/ip
+            $ip link add hooked type veth peer name eth0 netns $pid && nsenter -n -t $pid $ip addr add 10.77.6.2/24 dev eth0
+            nsenter -n -t $pid $ip link set eth0 up && $ip addr add 10.77.6.1/24 dev hooked && $ip link set hooked up";
         let hook = json!({ list: [{ "path": "/bin/sh", "args": ["sh", "-c", script], "env": ["PATH=/bin:/sbin:/usr/bin:/usr/sbin"], "timeout": 20 }] });
         let bundle = Bundle::shell("sleep 1000")?.edit(|spec| spec["hooks"] = hook)?;
         let runv = Runtime::new(&bundle)?;
