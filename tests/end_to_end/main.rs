@@ -10,6 +10,7 @@ mod files;
 mod hosts;
 mod id_map;
 mod isolation;
+mod kernel_features;
 mod kernels;
 mod kill;
 mod many;

@@ -6,6 +6,7 @@ mod adopt;
 mod bench_files;
 mod bench_init;
 mod echo;
+mod features;
 mod files;
 mod streams;
 
@@ -23,6 +24,7 @@ const USAGE: &str = "usage: probe COMMAND [ARGUMENT]...
   lock FILE                hold flock, try to get it a second time, release
   sparse FILE              a hole between two bytes
   xattr FILE               set, list, get and remove attributes
+  features DIRECTORY       use each thing that a container user expects of a kernel, in an empty directory
   crowd DIRECTORY COUNT    make, list, stat and remove files
   bench-files DIRECTORY MIB COUNT cold|warm
                            time operations on a file of MIB, and on the crowd of COUNT that is there
@@ -62,6 +64,7 @@ fn main() -> Result<()> {
         "write-file" => files::write(argument(1)?, number(2)?),
         "map" => files::map(argument(1)?),
         "fault" => files::fault(argument(1)?, number(2)?),
+        "features" => features::use_all(argument(1)?),
         "lock" => files::lock(argument(1)?),
         "sparse" => files::sparse(argument(1)?),
         "xattr" => files::attributes(argument(1)?),
