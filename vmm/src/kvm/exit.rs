@@ -76,3 +76,29 @@ fn device_flow(flow: Flow) -> ControlFlow<Halt> {
 fn unhandled(text: String) -> ControlFlow<Halt> {
     ControlFlow::Break(Halt::Unhandled(text))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn exits_that_nobody_asked_for_end_the_machine_and_are_named() {
+        let buses = Buses::default();
+        for (exit, words) in [
+            (VcpuExit::FailEntry(0x8000_0021, 3), "reason 0x80000021 on CPU 3"),
+            (VcpuExit::InternalError, "KVM_EXIT_INTERNAL_ERROR"),
+            (VcpuExit::MemoryFault { flags: 0, gpa: 0x1000, size: 0x2000 }, "0x1000 (0x2000 bytes)"),
+            (VcpuExit::Hlt, "Hlt"),
+            (VcpuExit::SystemEvent(2, &[1]), "SystemEvent(2"),
+            (VcpuExit::Hyperv, "Hyperv"),
+            (VcpuExit::Unsupported(77), "Unsupported(77)"),
+        ] {
+            match handle(exit, &buses) {
+                ControlFlow::Break(Halt::Unhandled(text)) => assert!(text.contains(words), "{text}"),
+                other => panic!("{words}: {other:?}"),
+            }
+        }
+        assert_eq!(handle(VcpuExit::Shutdown, &buses), ControlFlow::Break(Halt::TripleFault));
+        assert_eq!(handle(VcpuExit::Intr, &buses), ControlFlow::Continue(()));
+    }
+}

@@ -178,6 +178,17 @@ fn a_triple_fault_is_told_with_registers() {
 }
 
 #[test]
+fn code_where_no_memory_is_ends_the_machine_with_registers() {
+    let code = [0xbb, 0x00, 0x20, 0x00, 0xd0, 0xff, 0xe3]; // mov ebx,0xd0002000; jmp rbx
+    let Some(guest) = Guest::new(1, &code) else { return };
+    map_gap(&guest.memory);
+    match guest.run() {
+        VmExit::Failed { message } => assert!(message.contains("rip=0xd0002000"), "{message}"),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
 fn a_write_that_matches_an_ioeventfd_signals_it_and_leaves_no_trace_on_the_bus() {
     let code = code(&[
         &[0xbb, 0x50, 0x00, 0x00, 0xd0],       // mov ebx,0xd0000050
