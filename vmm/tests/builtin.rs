@@ -6,7 +6,7 @@ use std::io::{Read, Write};
 use std::num::NonZeroU8;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
 use vmm::config::{DeviceKind, GuestFile, VhostUserDevice, VmConfig};
@@ -188,6 +188,22 @@ fn a_dropped_machine_leaves_no_process() {
     assert!(process.exists());
     drop(vm);
     assert!(!process.exists());
+}
+
+/// A script in place of the VMM, whose child keeps the control socket.
+#[test]
+fn a_child_that_a_vmm_has_left_is_not_waited_for() {
+    let program = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/testdata/vmm-that-forks");
+    let mut bench = Bench::new(&kernel(&SPIN));
+    let mut vm = Builtin { program }.start(bench.config()).unwrap();
+    let exit = vm.wait();
+    let mut child = [0; 16];
+    let length = bench.console.read(&mut child).unwrap();
+    let child = std::str::from_utf8(&child[..length]).unwrap().trim().parse().unwrap();
+    let child = rustix::process::Pid::from_raw(child).unwrap();
+    rustix::process::kill_process(child, rustix::process::Signal::KILL).unwrap();
+    let message = "runv-vmm ended without a reason, exit status: 3".to_owned();
+    assert_eq!(exit.unwrap(), VmExit::Failed { message });
 }
 
 #[test]

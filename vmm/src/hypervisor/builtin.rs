@@ -11,6 +11,7 @@ use std::path::PathBuf;
 use std::process::{Command, ExitStatus, Stdio};
 
 use child::{BoundProcess, Inherited, sealed_file};
+use rustix::event::{PollFd, PollFlags, poll};
 
 use super::{Hypervisor, StartError, Vm, VmError, VmExit};
 use crate::config::{GuestFile, MIN_MEMORY_MIB, VhostUserDevice, VmConfig};
@@ -114,7 +115,7 @@ impl BuiltinVm {
     /// Waits until the guest is about to run.
     fn await_start(&mut self) -> Result<(), StartError> {
         let failed = |message| StartError::Machine { hypervisor: NAME, message };
-        match self.control.receive() {
+        match self.receive() {
             Ok(Some(FromProcess::Started)) => Ok(()),
             Ok(Some(FromProcess::Exited(VmExit::Failed { message }))) => Err(failed(message)),
             Ok(Some(other)) => Err(failed(format!("it answered {other:?} instead of starting"))),
@@ -128,9 +129,7 @@ impl BuiltinVm {
                     other => format!("{other:?}"),
                 }))
             }
-            Err(error) => {
-                Err(StartError::Host { step: "hear from the VMM", source: io::Error::other(error) })
-            }
+            Err(source) => Err(StartError::Host { step: "hear from the VMM", source }),
         }
     }
 
@@ -143,7 +142,7 @@ impl BuiltinVm {
     ) -> Result<(), VmError> {
         let failed = |source| VmError { step, source };
         self.control.send(&request).map_err(|error| failed(io::Error::other(error)))?;
-        match self.control.receive().map_err(|error| failed(io::Error::other(error)))? {
+        match self.receive().map_err(failed)? {
             Some(answer) if answer == *wanted => Ok(()),
             Some(FromProcess::Exited(exit)) => {
                 self.exit = Some(exit);
@@ -157,13 +156,23 @@ impl BuiltinVm {
     /// Reads messages until the machine's end.
     fn read_exit(&mut self) -> io::Result<VmExit> {
         loop {
-            match self.control.receive() {
+            match self.receive() {
                 Ok(Some(FromProcess::Exited(exit))) => return Ok(exit),
                 Ok(Some(_)) => {}
                 Ok(None) => return Ok(unexplained_exit(self.process.wait()?)),
-                Err(error) => return Err(io::Error::other(error)),
+                Err(error) => return Err(error),
             }
         }
+    }
+
+    /// Waits for a message; none when the process has ended and all that it said has been read. Its socket may be open
+    /// even then: a VMM that a guest has come to own may have left a child that has it.
+    fn receive(&self) -> io::Result<Option<FromProcess>> {
+        let ended = self.process.ended();
+        let mut fds = [PollFd::new(&self.control, PollFlags::IN), PollFd::new(&ended, PollFlags::IN)];
+        rustix::io::retry_on_intr(|| poll(&mut fds, None))?;
+        let [message, _] = fds.map(|fd| !fd.revents().is_empty());
+        if message { self.control.receive().map_err(io::Error::other) } else { Ok(None) }
     }
 }
 

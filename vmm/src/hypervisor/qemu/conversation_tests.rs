@@ -69,9 +69,24 @@ fn greeted_with(words: String) -> (QmpError, Observed) {
 }
 
 fn watch_end(watch: Watch, server: JoinHandle<()>) -> Observed {
-    let observed = watch.join();
     server.join().unwrap();
-    observed
+    watch.join()
+}
+
+/// A child that a QEMU has left has its descriptors.
+#[test]
+fn what_a_child_holds_open_is_not_waited_for() {
+    let (mut client, watch, server) = converse(|mut server| {
+        server.say(GREETING);
+        server.accept("qmp_capabilities");
+        server.accept("cont");
+        server.say("{\"event\":\"SHUTDOWN\",\"data\":{\"guest\":true,\"reason\":\"guest-reset\"}}\r\n");
+        server.stderr.write_all(b"last words\n").unwrap();
+        std::mem::forget(server);
+    });
+    client.negotiate_and_execute("cont").unwrap();
+    let observed = watch_end(watch, server);
+    assert_eq!((observed.shutdown, &*observed.stderr), (Some(ShutdownReason::GuestReset), "last words"));
 }
 
 #[test]

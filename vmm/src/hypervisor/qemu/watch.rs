@@ -1,20 +1,26 @@
 //! The thread that reads all that a QEMU process says: its QMP connection, its standard error and its log of
 //! CPU resets.
 //!
-//! It runs until all are at their end, that is, until the process is gone. It is needed because QEMU keeps
-//! in memory what nobody reads, and a guest can cause events and warnings for as long as it runs.
+//! It runs until all are at their end, or the driver says that the process is gone: a QEMU that a guest has come to own
+//! may have left a child that has them. It is needed because QEMU keeps in memory what nobody reads, and a guest can cause
+//! events and warnings for as long as it runs.
 //! It shares nothing: replies go out through a channel, what it saw comes back when it is joined.
 
 use std::fs::File;
 use std::io::{self, Read};
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::{self, JoinHandle};
 
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 
 use super::qmp::{Event, LineBuffer, Message, ShutdownReason};
 use super::stderr::Tail;
+
+/// How often what a process has left is read, which is once for each pipe's page and some more.
+const LAST_READS: usize = 64;
 
 /// More messages than this unanswered by the driver mean that QEMU makes them up.
 const MAX_PENDING: usize = 8;
@@ -42,22 +48,31 @@ pub(crate) struct Sources {
 
 /// A running reader.
 #[derive(Debug)]
-pub(crate) struct Watch(JoinHandle<Observed>);
+pub(crate) struct Watch {
+    thread: JoinHandle<Observed>,
+    /// Signalled when the process has ended.
+    ended: Arc<OwnedFd>,
+}
 
 impl Watch {
     /// Starts reading. Greeting and replies come out of the channel, which closes when the QMP connection
     /// does.
     pub(crate) fn start(sources: Sources) -> io::Result<(Self, Receiver<Message>)> {
         let (sender, receiver) = sync_channel(MAX_PENDING);
+        let ended = Arc::new(eventfd(0, EventfdFlags::CLOEXEC)?);
+        let told = Arc::clone(&ended);
         let thread = thread::Builder::new()
             .name("qemu-watch".to_owned())
-            .spawn(move || Reader::new(sources, sender).run())?;
-        Ok((Self(thread), receiver))
+            .spawn(move || Reader::new(sources, sender).run(&told))?;
+        Ok((Self { thread, ended }, receiver))
     }
 
-    /// Waits until the process has ended and tells what was seen.
+    /// Tells what was seen of a process that has ended.
     pub(crate) fn join(self) -> Observed {
-        self.0.join().unwrap_or_else(|_| Observed {
+        if let Err(error) = rustix::io::write(&self.ended, &1_u64.to_ne_bytes()) {
+            tracing::debug!(%error, "telling the thread that reads from QEMU");
+        }
+        self.thread.join().unwrap_or_else(|_| Observed {
             violation: Some("the thread that read its messages panicked"),
             ..Observed::default()
         })
@@ -66,6 +81,7 @@ impl Watch {
 
 #[derive(Debug, Default)]
 struct Ready {
+    ended: bool,
     qmp: bool,
     stderr: bool,
     reset_log: bool,
@@ -97,46 +113,72 @@ impl Reader {
         }
     }
 
-    fn run(mut self) -> Observed {
-        let mut buffer = [0; 4096];
-        while self.qmp.is_some() || self.stderr.is_some() || self.reset_log.is_some() {
-            let ready = self.wait();
-            if ready.qmp {
-                match read_some(self.qmp.as_mut(), &mut buffer) {
-                    Some(bytes) => self.take_qmp(bytes),
-                    None => (self.qmp, self.sender) = (None, None),
+    fn run(mut self, ended: &OwnedFd) -> Observed {
+        while self.is_open() {
+            match self.wait(Some(ended)) {
+                Ready { ended: true, .. } => {
+                    self.read_what_is_left();
+                    break;
                 }
-            }
-            if ready.stderr {
-                match read_some(self.stderr.as_mut(), &mut buffer) {
-                    Some(bytes) => self.tail.push(bytes),
-                    None => self.stderr = None,
-                }
-            }
-            if ready.reset_log {
-                match read_some(self.reset_log.as_mut(), &mut buffer) {
-                    Some(bytes) => self.take_log(bytes),
-                    None => self.reset_log = None,
-                }
+                ready => self.read(&ready),
             }
         }
         self.observed.stderr = self.tail.text();
         self.observed
     }
 
-    /// Which can be read without blocking.
-    fn wait(&self) -> Ready {
-        let mut fds = Vec::with_capacity(3);
+    fn is_open(&self) -> bool {
+        self.qmp.is_some() || self.stderr.is_some() || self.reset_log.is_some()
+    }
+
+    fn read_what_is_left(&mut self) {
+        for _ in 0..LAST_READS {
+            let ready = self.wait(None);
+            if !(ready.qmp || ready.stderr || ready.reset_log) {
+                return;
+            }
+            self.read(&ready);
+        }
+    }
+
+    fn read(&mut self, ready: &Ready) {
+        let mut buffer = [0; 4096];
+        if ready.qmp {
+            match read_some(self.qmp.as_mut(), &mut buffer) {
+                Some(bytes) => self.take_qmp(bytes),
+                None => (self.qmp, self.sender) = (None, None),
+            }
+        }
+        if ready.stderr {
+            match read_some(self.stderr.as_mut(), &mut buffer) {
+                Some(bytes) => self.tail.push(bytes),
+                None => self.stderr = None,
+            }
+        }
+        if ready.reset_log {
+            match read_some(self.reset_log.as_mut(), &mut buffer) {
+                Some(bytes) => self.take_log(bytes),
+                None => self.reset_log = None,
+            }
+        }
+    }
+
+    /// Which can be read without blocking; waits only if there is `ended` to be told by.
+    fn wait(&self, ended: Option<&OwnedFd>) -> Ready {
+        let mut fds = Vec::with_capacity(4);
+        fds.extend(ended.map(|ended| PollFd::new(ended, PollFlags::IN)));
         fds.extend(self.qmp.iter().map(|qmp| PollFd::new(qmp, PollFlags::IN)));
         fds.extend(self.stderr.iter().map(|stderr| PollFd::new(stderr, PollFlags::IN)));
         fds.extend(self.reset_log.iter().map(|log| PollFd::new(log, PollFlags::IN)));
-        if let Err(error) = poll(&mut fds, None) {
+        let no_time = Timespec { tv_sec: 0, tv_nsec: 0 };
+        if let Err(error) = poll(&mut fds, if ended.is_some() { None } else { Some(&no_time) }) {
             // Only EINTR is possible here: the loop asks again.
             tracing::trace!(%error, "poll on QEMU's output");
             return Ready::default();
         }
         let mut ready = fds.iter().map(|fd| !fd.revents().is_empty());
         Ready {
+            ended: ended.is_some() && ready.next() == Some(true),
             qmp: self.qmp.is_some() && ready.next() == Some(true),
             stderr: self.stderr.is_some() && ready.next() == Some(true),
             reset_log: self.reset_log.is_some() && ready.next() == Some(true),
