@@ -9,13 +9,19 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
+use std::time::Duration;
 
-/// Connections of one socket at a time; a guest that opens more is turned away.
-const MOST: usize = 128;
+/// Of all sockets together, as each takes two of this process's descriptors, and a process that has none left hears no
+/// command any more.
+static CONNECTIONS: Connections = Connections::at_most(192);
 
 /// A thread that copies needs hardly any.
 const STACK: usize = 64 << 10;
+
+/// How long to wait for descriptors or memory.
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// A socket of the host.
 #[derive(Debug)]
@@ -36,8 +42,34 @@ impl Server {
     }
 }
 
+/// How many connections there are. A guest that opens more than so many is turned away.
+#[derive(Debug)]
+struct Connections {
+    open: AtomicUsize,
+    most: usize,
+}
+
+impl Connections {
+    const fn at_most(most: usize) -> Self {
+        Self { open: AtomicUsize::new(0), most }
+    }
+
+    /// One more, if it may be.
+    fn enter(&'static self) -> Option<Open> {
+        let open = Open(self);
+        (self.open.fetch_add(1, Ordering::Relaxed) < self.most).then_some(open)
+    }
+}
+
 /// Says, as long as it is there, that a connection is.
-pub(crate) type Open = Arc<()>;
+#[derive(Debug)]
+pub(crate) struct Open(&'static Connections);
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.open.fetch_sub(1, Ordering::Relaxed);
+    }
+}
 
 /// Connects everything that comes to `listener`, on which the vsock device puts the guest's connections, to a server.
 pub(crate) fn start(listener: UnixListener, server: Server) -> io::Result<()> {
@@ -49,30 +81,53 @@ pub(crate) fn start_with(
     listener: UnixListener,
     serve: impl Fn(UnixStream, Open) -> io::Result<()> + Send + 'static,
 ) -> io::Result<()> {
-    let open = Open::default();
+    start_within(&CONNECTIONS, listener, serve)
+}
+
+fn start_within(
+    connections: &'static Connections,
+    listener: UnixListener,
+    serve: impl Fn(UnixStream, Open) -> io::Result<()> + Send + 'static,
+) -> io::Result<()> {
     spawn("socket-relay", move || {
         for connection in listener.incoming() {
-            let Ok(guest) = connection else { return };
-            if Arc::strong_count(&open) > MOST {
-                tracing::warn!("the guest has too many connections to a socket of the host");
+            let guest = match connection {
+                Ok(guest) => guest,
+                Err(error) => {
+                    // Out of descriptors or memory: what holds them may go.
+                    tracing::warn!(%error, "cannot accept the guest's connection to a socket of the host");
+                    thread::sleep(PAUSE);
+                    continue;
+                }
+            };
+            let Some(open) = connections.enter() else {
+                tracing::warn!("the guest has too many connections to sockets of the host");
                 continue;
-            }
+            };
             // A guest that is not connected reads the end at once, as it does when the server has gone.
-            if let Err(error) = serve(guest, Arc::clone(&open)) {
+            if let Err(error) = serve(guest, open) {
                 tracing::warn!(%error, "cannot connect the guest to a socket of the host");
             }
         }
     })
 }
 
+/// Both ends of a connection.
+#[derive(Debug)]
+struct Ends {
+    guest: UnixStream,
+    server: UnixStream,
+    _open: Open,
+}
+
 fn relay(guest: UnixStream, server: &Server, open: Open) -> io::Result<()> {
-    let server = server.connect()?;
-    let (guest_too, server_too) = (guest.try_clone()?, server.try_clone()?);
-    spawn("socket-in", move || {
-        copy(&guest_too, &server_too);
-        drop(open);
-    })?;
-    spawn("socket-out", move || copy(&server, &guest))
+    let ends = Arc::new(Ends { guest, server: server.connect()?, _open: open });
+    let (inward, outward) = (Arc::clone(&ends), Arc::clone(&ends));
+    spawn("socket-in", move || copy(&inward.guest, &inward.server))?;
+    spawn("socket-out", move || copy(&outward.server, &outward.guest)).inspect_err(|_| {
+        // Which ends the thread of the other direction.
+        let _ = ends.guest.shutdown(Shutdown::Both);
+    })
 }
 
 /// Until the end of one, which becomes the end of the other. An error is an end, too.
@@ -121,5 +176,38 @@ mod tests {
         start(UnixListener::bind(&port).unwrap(), Server::Unix(folder.path().join("nobody"))).unwrap();
         let mut guest = UnixStream::connect(&port).unwrap();
         assert_eq!(guest.read(&mut [0]).unwrap(), 0);
+    }
+    /// The end of what was turned away; nothing, as yet, of a connection that stays.
+    fn is_turned_away(mut guest: &UnixStream) -> bool {
+        guest.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
+        matches!(guest.read(&mut [0]), Ok(0))
+    }
+
+    #[test]
+    fn all_sockets_together_have_so_many_connections_and_no_more() {
+        static TWO: Connections = Connections::at_most(2);
+        let folder = tempfile::tempdir().unwrap();
+        let place = |name: &str| folder.path().join(name);
+        let servers = ["a", "b"].map(|name| UnixListener::bind(place(name)).unwrap());
+        for name in ["a", "b"] {
+            let (port, server) = (place(&format!("port-{name}")), Server::Unix(place(name)));
+            let listener = UnixListener::bind(port).unwrap();
+            start_within(&TWO, listener, move |guest, open| relay(guest, &server, open)).unwrap();
+        }
+        let connect = |name: &str| UnixStream::connect(place(&format!("port-{name}"))).unwrap();
+        let (first, second) = (connect("a"), connect("b"));
+        let far = servers.each_ref().map(|server| server.accept().unwrap().0);
+        for name in ["a", "b"] {
+            assert!(is_turned_away(&connect(name)), "{name}");
+        }
+        assert!(!is_turned_away(&second));
+        // One that has ended on both sides makes room for another.
+        drop((first, far));
+        while TWO.open.load(Ordering::Relaxed) > 1 {
+            thread::yield_now();
+        }
+        let third = connect("a");
+        servers[0].accept().unwrap();
+        drop(third);
     }
 }
