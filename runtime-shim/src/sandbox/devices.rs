@@ -256,9 +256,12 @@ impl DeviceProcess {
         }
     }
 
-    /// What it wrote to its status descriptor besides `ready`. Only after its end: reads to the end of file.
+    /// What it wrote to its status descriptor besides `ready`. Only after its end, when all of it is there. Does not wait
+    /// for the end of file: a process that a guest has come to own may have left a child that has the descriptor.
     fn last_words(&mut self) -> Option<String> {
         let mut text = Vec::new();
+        rustix::io::ioctl_fionbio(&self.status, true).ok()?;
+        // What was read up to an error is kept.
         let _ = Read::by_ref(&mut self.status).take(MESSAGE_MAX).read_to_end(&mut text);
         let text = String::from_utf8_lossy(&text);
         let line = text.lines().rfind(|line| !line.is_empty() && *line != "ready")?;

@@ -26,6 +26,15 @@ fn a_failure_is_told_in_the_processs_own_words() {
     assert_eq!(end, Some(DevicesEnd::Failed("cannot make /share: no space".into())));
 }
 
+/// The child is killed by the test.
+#[test]
+fn a_child_that_was_left_behind_is_not_waited_for() {
+    let end = spawn("devices-that-fork").unwrap().end_within(PATIENCE).unwrap();
+    let Some(DevicesEnd::Failed(words)) = end else { panic!("{end:?}") };
+    let child = Pid::from_raw(words.parse().unwrap()).unwrap();
+    rustix::process::kill_process(child, Signal::KILL).unwrap();
+}
+
 #[test]
 fn a_kill_is_told_with_the_signal() {
     let mut process = spawn("devices-that-serve").unwrap();

@@ -2,10 +2,14 @@
 
 use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
+use std::time::Duration;
 
 use rustix::net::RecvFlags;
 
 use super::directory::SandboxDirectory;
+
+/// How long the device may take for the rest of an answer, of which it sends all at once.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// `OK <port>\n` with the largest port.
 const ANSWER_MAX: usize = "OK 4294967295\n".len();
@@ -41,7 +45,13 @@ impl Connecting {
     }
 
     /// Reads the answer. What follows it on the socket is the guest's.
-    pub(crate) fn finish(mut self) -> Result<UnixStream, ConnectError> {
+    pub(crate) fn finish(self) -> Result<UnixStream, ConnectError> {
+        self.finish_within(PATIENCE)
+    }
+
+    /// The device process is not trusted: one that goes silent must not keep its shim from hearing signals.
+    fn finish_within(mut self, patience: Duration) -> Result<UnixStream, ConnectError> {
+        self.socket.set_read_timeout(Some(patience)).map_err(ConnectError::Device)?;
         let mut answer = Vec::with_capacity(ANSWER_MAX);
         while answer.last() != Some(&b'\n') && answer.len() < ANSWER_MAX {
             match self.read_line_piece(ANSWER_MAX - answer.len()) {
@@ -53,6 +63,7 @@ impl Connecting {
             }
         }
         if answer.starts_with(b"OK ") && answer.ends_with(b"\n") {
+            self.socket.set_read_timeout(None).map_err(ConnectError::Device)?;
             Ok(self.socket)
         } else {
             Err(ConnectError::Refused { port: self.port })
@@ -101,5 +112,21 @@ mod tests {
         for answer in [&b""[..], b"OK", b"NO 5\n", b"OK 99999999999999999999999\n", b"\n"] {
             assert!(matches!(answered(answer), Err(ConnectError::Refused { port: 1024 })), "{answer:?}");
         }
+    }
+    #[test]
+    fn a_device_that_goes_silent_is_not_waited_for() {
+        let directory = SandboxDirectory::create(None).unwrap();
+        let device = directory.listen_for_host().unwrap();
+        let connecting = Connecting::request(&directory, 1024).unwrap();
+        let (mut device, _) = device.accept().unwrap();
+        device.write_all(b"OK 10").unwrap();
+        let error = connecting.finish_within(Duration::from_millis(50)).unwrap_err();
+        assert!(matches!(error, ConnectError::Device(_)), "{error}");
+    }
+
+    #[test]
+    fn a_connection_waits_for_the_guest_as_long_as_it_takes() {
+        let socket = answered(b"OK 1073741824\n").unwrap();
+        assert_eq!(socket.read_timeout().unwrap(), None);
     }
 }
