@@ -113,6 +113,9 @@ impl std::fmt::Debug for Columns {
     }
 }
 
+/// Width of a column that is not the last one.
+const WIDEST: usize = 128;
+
 const FULL: &str = "uid,pid,ppid,c=C,stime,tty,time,cmd";
 const SHORT: &str = "pid,tty,time,comm=CMD";
 const FOR_USERS: &str = "user,pid,%cpu,vsz,rss,tty,stat,start,time,command";
@@ -159,25 +162,32 @@ impl Columns {
         Ok(Self(columns.into_iter().flatten().collect()))
     }
 
-    /// The table: a line of titles, one for each process. The last column is as wide as its text.
+    /// The table: a line of titles, one for each process. The last column is as wide as its text, others as their widest,
+    /// which no guest can make wider than [`WIDEST`].
     pub(super) fn table(&self, processes: &[ProcessInfo]) -> String {
-        let printable = |text: String| text.replace(|c: char| c.is_control(), "?");
+        let last = self.0.len().saturating_sub(1);
+        let cell = |at: usize, text: String| -> String {
+            let most = if at == last { usize::MAX } else { WIDEST };
+            text.chars().take(most).map(|c| if c.is_control() { '?' } else { c }).collect()
+        };
         let titles = self.0.iter().map(|column| column.title.clone()).collect();
-        let rows =
-            processes.iter().map(|process| self.0.iter().map(|it| printable((it.show)(process))).collect());
+        let rows = processes
+            .iter()
+            .map(|process| self.0.iter().enumerate().map(|(at, it)| cell(at, (it.show)(process))).collect());
         let rows: Vec<Vec<String>> = std::iter::once(titles).chain(rows).collect();
-        let width =
-            |at: usize| rows.iter().filter_map(|row| row.get(at)).map(|cell| cell.chars().count()).max();
+        let mut widths = vec![0; self.0.len()];
+        for row in &rows {
+            for (width, cell) in widths.iter_mut().zip(row) {
+                *width = cell.chars().count().max(*width);
+            }
+        }
         let mut text = String::new();
         for row in &rows {
-            let last = row.len().saturating_sub(1);
-            let cells = row.iter().zip(&self.0).enumerate().map(|(at, (cell, column))| {
-                let width = width(at).unwrap_or(0);
-                match (column.right, at == last) {
-                    (true, _) => format!("{cell:>width$}"),
-                    (false, true) => cell.clone(),
-                    (false, false) => format!("{cell:<width$}"),
-                }
+            let cells = row.iter().zip(&self.0).zip(&widths).enumerate();
+            let cells = cells.map(|(at, ((cell, column), &width))| match (column.right, at == last) {
+                (true, _) => format!("{cell:>width$}"),
+                (false, true) => cell.clone(),
+                (false, false) => format!("{cell:<width$}"),
             });
             text.push_str(cells.collect::<Vec<_>>().join(" ").trim_end());
             text.push('\n');
@@ -245,5 +255,17 @@ mod tests {
         };
         let columns = Columns::parse(&["-o".into(), "pid,ppid,args".into()]).unwrap();
         assert_eq!(columns.table(&[process]), "PID PPID COMMAND\n  7    0 sh ?[2J\n");
+    }
+    /// A name of megabytes beside many processes would take as many bytes for each of them.
+    #[test]
+    fn a_guest_cannot_make_the_table_wide() {
+        let named = |name: String| ProcessInfo { pid: 7, name, ..Default::default() };
+        let columns = Columns::parse(&["-o".into(), "comm,pid".into()]).unwrap();
+        let table = columns.table(&[named("sh".into()), named("n".repeat(1 << 20))]);
+        let widths: Vec<_> = table.lines().map(str::len).collect();
+        assert_eq!(widths, [WIDEST + 4; 3]);
+        let columns = Columns::parse(&["-o".into(), "pid,comm".into()]).unwrap();
+        let table = columns.table(&[named("n".repeat(1000))]);
+        assert!(table.ends_with(&format!("{}\n", "n".repeat(1000))), "the last column is not cut");
     }
 }

@@ -88,7 +88,7 @@ impl Snapshot {
                 *field = value;
             }
         };
-        let started = process.start_seconds.saturating_sub(self.boot) * TICKS_PER_SECOND;
+        let started = process.start_seconds.saturating_sub(self.boot).saturating_mul(TICKS_PER_SECOND);
         set(1, number.to_string());
         set(2, format!("({})", one_line(&process.name)));
         set(3, state(process).to_string());
@@ -218,5 +218,22 @@ mod tests {
             assert!(status.lines().any(|found| found == line), "{line}: {status}");
         }
         assert_eq!(text(File::CmdLine), "a) R\n1 (b\x001000\0");
+    }
+    #[test]
+    fn no_figure_of_a_guest_is_too_large() {
+        let most = ProcessInfo {
+            pid: u32::MAX,
+            start_seconds: u64::MAX,
+            cpu_microseconds: u64::MAX,
+            virtual_bytes: u64::MAX,
+            resident_bytes: u64::MAX,
+            threads: u32::MAX,
+            tty: "pts/4294967295".into(),
+            ..Default::default()
+        };
+        let snapshot = Snapshot::new(vec![ProcessInfo { pid: 1, ..Default::default() }, most]);
+        for file in [File::Stat, File::Status, File::CmdLine, File::Comm] {
+            assert!(snapshot.file(u32::MAX, file).is_some(), "{file:?}");
+        }
     }
 }
