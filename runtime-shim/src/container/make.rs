@@ -151,6 +151,26 @@ pub(crate) fn write_pid_file(path: &Path, pid: u32) -> io::Result<()> {
     let name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?.to_string_lossy();
     let new = path.with_file_name(format!(".{name}"));
     let mut file = File::create(&new)?;
-    file.write_all(pid.to_string().as_bytes())?;
-    fs::rename(&new, path)
+    let written = file.write_all(pid.to_string().as_bytes()).and_then(|()| fs::rename(&new, path));
+    written.inspect_err(|_| {
+        // The error in hand says more than one of cleaning up after it.
+        let _ = fs::remove_file(&new);
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pid_file_that_cannot_be_written_leaves_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("pid");
+        write_pid_file(&path, 7).unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), "7");
+        fs::remove_file(&path).unwrap();
+        fs::create_dir(&path).unwrap();
+        assert!(write_pid_file(&path, 7).is_err());
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
 }
