@@ -142,6 +142,12 @@ fn users_clocks_and_roots_of_cgroups_can_be_shared_too() -> Result<()> {
         let is_shared = namespace(&runv, "infra", name)? == namespace(&runv, "app", name)?;
         assert_eq!(is_shared, kinds.contains(&name), "{name}");
     }
+    // One process is enough for one.
+    let single = joining("echo alone; exec sleep 1000", &runv.read("pid"), &kinds)?
+        .edit(|spec| spec["linux"]["resources"] = json!({"pids": {"limit": 1}}))?;
+    chown(single.rootfs(), Some(IDS), Some(IDS))?;
+    let single = member_of(&runv, "single", &single)?;
+    single.wait_for_text("out", "alone")?;
     // What the first has made of its ids is not the second's to choose.
     let others = joining(script, &runv.read("pid"), &kinds)?.edit(|spec| {
         let ids = json!([{ "containerID": 0, "hostID": 1, "size": 65536 }]);

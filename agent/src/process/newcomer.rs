@@ -27,6 +27,7 @@ use crate::process::child::{self, Plan};
 use crate::process::control::{self, AgentEnd, ChildEnd};
 use crate::process::spawn::{SpawnError, explain};
 use crate::process::workload::{begin, exit, report, system};
+use crate::security::identity_map::IdentityMap;
 use crate::sys::clone3::{Child, Clone3, Parent};
 use crate::sys::namespaces;
 
@@ -80,6 +81,13 @@ fn bear(
     // The last, as its root may not enter what is not of this one.
     joins(|one| one.namespaces.user, libc::CLONE_NEWUSER)
         .map_err(system("cannot join the user namespace of another container"))?;
+    // Its init may have gone into another one, whose ids are not those that the files are made for.
+    let is_as_made = plan.spec.identities.as_ref().map_or(Ok(true), IdentityMap::is_own);
+    if !is_as_made.map_err(system("cannot read the ids of the user namespace of another container"))? {
+        let message =
+            "the init of the container whose user namespace is to be joined has left it for another one";
+        return Err(Failure::new(FailureKind::InvalidRequest, message));
+    }
     let init = Clone3 { namespaces: new, cgroup: Some(cgroup), parent: Parent::CallersParent }
         .spawn(|| report(control, || child::run(plan, control, stdio)))
         .map_err(|error| Failure::from_error(FailureKind::System, &explain(error, new)))?;

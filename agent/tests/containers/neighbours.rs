@@ -3,15 +3,19 @@
 use agent::container::request::ContainerSpec;
 use agent_protocol::agent as api;
 use agent_protocol::agent::namespace::Kind;
+use protobuf::MessageField;
+use tokio::io::AsyncReadExt;
 
 use crate::Test;
-use crate::guest::{command, exec_of, shell, with_guest};
+use crate::guest::{command, exec_of, process, shell, with_guest};
 use crate::lives::{ROOT, in_user_namespace};
 
 pub(crate) const TESTS: &[Test] = &[
     ("namespaces_that_are_named_are_the_others", joined),
     ("clocks_and_cgroup_roots_can_be_shared", joined_time_and_cgroup),
     ("a_user_namespace_that_is_joined_owns_what_is_new", joined_user),
+    ("a_user_namespace_that_is_joined_may_own_new_clocks", joined_user_new_time),
+    ("a_user_namespace_that_its_init_has_left_is_not_joined", joined_user_that_was_left),
     ("the_guests_user_namespace_needs_no_joining", joined_guests_user),
     ("what_cannot_be_joined_is_refused", refused),
     ("a_container_that_is_removed_ends_and_its_name_is_free", removed),
@@ -120,6 +124,48 @@ fn joined_user() {
             container.signal(9).unwrap();
             container.wait().await;
         }
+    });
+}
+
+fn joined_user_new_time() {
+    with_guest(async |guest| {
+        let first = guest.create(in_user_namespace(&guest, command(&["sleep", "1000"]))).await.unwrap();
+        first.start().await.unwrap();
+        let mut second = shell(
+            "[ $(cut -d. -f1 /proc/uptime) -gt 1000000000 ] && echo ahead; tr -s ' ' </proc/self/uid_map",
+        );
+        second.namespaces.push(api::Namespace { kind: Kind::KIND_TIME.into(), ..Default::default() });
+        second.time_offsets = vec![offset(1_000_000_000)];
+        // Its network too, for the sake of sysfs.
+        join(&mut second, first.id(), &[Kind::KIND_USER, Kind::KIND_NETWORK]);
+        let output = guest.run(second).await.unwrap().success();
+        assert_eq!(output, format!("ahead\n 0 {ROOT} 65536\n"));
+        first.signal(9).unwrap();
+        first.wait().await;
+    });
+}
+
+/// It is the process between that finds out, and it says so, and leaves nothing.
+fn joined_user_that_was_left() {
+    with_guest(async |guest| {
+        let (mut output, stdout) = guest.stream().await;
+        let mut first =
+            in_user_namespace(&guest, shell("exec unshare -U -r sh -c 'echo left; exec sleep 1000'"));
+        let streams = api::Streams { stdout, ..Default::default() };
+        process(&mut first).streams = MessageField::some(streams);
+        let first = guest.create(first).await.unwrap();
+        first.start().await.unwrap();
+        output.read_exact(&mut [0; 5]).await.unwrap();
+        let mut second = shell("true");
+        join(&mut second, first.id(), &[Kind::KIND_USER]);
+        let failure = guest.create(second.clone()).await.unwrap_err();
+        assert!(failure.message.ends_with("has left it for another one"), "{failure}");
+        // What is not of that namespace can be joined all the same.
+        second.namespaces.retain(|one| one.kind != Kind::KIND_USER.into());
+        join(&mut second, first.id(), &[Kind::KIND_UTS]);
+        guest.run(second).await.unwrap().success();
+        first.signal(9).unwrap();
+        first.wait().await;
     });
 }
 
