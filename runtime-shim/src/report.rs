@@ -4,6 +4,7 @@ use std::error::Error;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::path::Path;
+use std::process::Stdio;
 use std::sync::{Mutex, OnceLock};
 use std::time::SystemTime;
 
@@ -59,6 +60,17 @@ pub(crate) fn open_log(path: &Path) -> io::Result<File> {
 pub(crate) fn speak_to_engine(log: EngineLog) {
     // Fails if it is set already, and then there is nothing to change.
     let _ = ENGINE.set(log);
+}
+
+/// What the programs of a machine have as stderr. What matters they say elsewhere, and the container's is not theirs: it ends
+/// with the container's process, and is not for who may be the guest's by now.
+pub(crate) fn machines_stderr() -> Stdio {
+    if is_containers() { Stdio::null() } else { Stdio::inherit() }
+}
+
+/// Whether this process's stderr is a container's.
+pub(crate) fn is_containers() -> bool {
+    ENGINE.get().is_some_and(|engine| engine.stderr == Stderr::Containers)
 }
 
 /// The user's act failed: the error and its causes.

@@ -18,7 +18,7 @@ use vmm::hypervisor::builtin::Builtin;
 fn main() -> Result<(), Box<dyn Error>> {
     let mut arguments = std::env::args().skip(1);
     let mut path = |name| arguments.next().map(PathBuf::from).ok_or(name);
-    let driver = Builtin { program: path("PROGRAM is missing")? };
+    let driver = Builtin { program: path("PROGRAM is missing")?, is_silent: false };
     let kernel = path("KERNEL is missing")?;
     let initrd = path("INITRD is missing")?;
     let cpus = arguments.next().map_or(Ok(NonZeroU8::MIN), |cpus| cpus.parse())?;

@@ -86,7 +86,7 @@ impl Bench {
 }
 
 fn driver() -> Builtin {
-    Builtin { program: env!("CARGO_BIN_EXE_runv-vmm").into() }
+    Builtin { program: env!("CARGO_BIN_EXE_runv-vmm").into(), is_silent: false }
 }
 
 /// Whether guests can run here; if not, says so.
@@ -233,9 +233,9 @@ fn what_is_not_there_is_an_error_of_the_driver() {
     assert_eq!(text, "it is not a regular file");
     let text = failure(VmConfig { memory_mib: 16, ..bench.config() });
     assert!(text.contains("16 MiB of memory is too little"), "{text}");
-    let missing = Builtin { program: "/no/such/program".into() };
+    let missing = Builtin { program: "/no/such/program".into(), is_silent: false };
     assert!(matches!(missing.start(bench.config()), Err(StartError::Spawn { .. })));
-    let silent = Builtin { program: "/bin/true".into() };
+    let silent = Builtin { program: "/bin/true".into(), is_silent: false };
     assert!(matches!(silent.start(bench.config()), Err(StartError::Machine { .. })));
 }
 

@@ -22,6 +22,7 @@ use super::early_rings;
 use crate::config::VirtioFs;
 use crate::io::poll::readable_within;
 use crate::monitor::signals;
+use crate::report;
 
 /// Context id of the guest: the first that is nobody's. It is the same in every sandbox, as each has a
 /// vsock device of its own.
@@ -222,6 +223,7 @@ impl DeviceProcess {
 
         let mut command = Command::new(program);
         command.arg("--config-fd").arg(config_fd.to_string()).stdin(Stdio::null()).stdout(Stdio::null());
+        command.stderr(report::machines_stderr());
         inherited.apply(&mut command).map_err(prepare("prepare file descriptors"))?;
         let process = BoundProcess::spawn_as(command, label)
             .map_err(|source| DevicesError::Spawn { program: program.to_owned(), source })?;

@@ -55,7 +55,7 @@ pub(crate) fn choose(
         Driver::Qemu(qemu) => (Box::new(Qemu { binder: installation.vmm_program().ok(), ..qemu }), true),
         Driver::Builtin => {
             let program = choice.vmm.clone().map_or_else(|| installation.vmm_program(), Ok)?;
-            (Box::new(Builtin { program }), false)
+            (Box::new(Builtin { program, is_silent: report::is_containers() }), false)
         }
     };
     Ok(Chosen { hypervisor, emulated, virtio_console: !is_qemu, own_balloon: is_qemu })

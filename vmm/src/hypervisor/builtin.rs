@@ -25,6 +25,8 @@ const NAME: &str = "runv-vmm";
 pub struct Builtin {
     /// The VMM's program, `runv-vmm`.
     pub program: PathBuf,
+    /// Whether it has no stderr, rather than the caller's, for what it says besides what the caller is told.
+    pub is_silent: bool,
 }
 
 impl Hypervisor for Builtin {
@@ -64,7 +66,8 @@ impl Builtin {
             .args(["--config-fd", &config_fd.to_string(), "--control-fd", &control_fd.to_string()])
             .env_clear()
             .stdin(Stdio::null())
-            .stdout(Stdio::null());
+            .stdout(Stdio::null())
+            .stderr(if self.is_silent { Stdio::null() } else { Stdio::inherit() });
         inherited
             .apply(&mut command)
             .map_err(|source| StartError::Host { step: "give the VMM its file descriptors", source })?;
