@@ -1,5 +1,7 @@
 //! Containers of a root as files; the process that each stands for is this one, or nobody's.
 
+use std::sync::{PoisonError, RwLock, RwLockReadGuard};
+
 use serde_json::{Value, json};
 
 use super::*;
@@ -19,7 +21,11 @@ fn labelled(namespaces: &Value, label: &str) -> Spec {
     serde_json::from_value(json!({ "ociVersion": "1.0.2", "process": process, "linux": linux })).unwrap()
 }
 
+/// What this process has open is what all tests have open: one that looks there has to be alone.
+static OPEN: RwLock<()> = RwLock::new(());
+
 struct Root {
+    _open: Option<RwLockReadGuard<'static, ()>>,
     _folder: tempfile::TempDir,
     store: Store,
     path: PathBuf,
@@ -27,9 +33,14 @@ struct Root {
 
 impl Root {
     fn new() -> Self {
+        let open = OPEN.read().unwrap_or_else(PoisonError::into_inner);
+        Self { _open: Some(open), ..Self::of_one_alone() }
+    }
+
+    fn of_one_alone() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().canonicalize().unwrap();
-        Self { store: Store::new(path.clone()), path, _folder: folder }
+        Self { store: Store::new(path.clone()), path, _folder: folder, _open: None }
     }
 
     /// A container of this process, or of one that has gone.
@@ -83,7 +94,8 @@ fn a_member_leads_into_the_machine_that_it_is_in_and_to_its_own_namespaces() {
 
 #[test]
 fn a_process_of_another_root_is_found_by_the_folder_that_it_has_open() {
-    let (root, other) = (Root::new(), Root::new());
+    let _alone = OPEN.write().unwrap_or_else(PoisonError::into_inner);
+    let (root, other) = (Root::of_one_alone(), Root::of_one_alone());
     let _open = other.add("infra", true, None);
     let membership = root.find(&json!([{"type": "ipc", "path": own("ipc")}]), &json!({})).unwrap().unwrap();
     assert_eq!(membership.sandbox, other.path.join("infra"));
