@@ -132,10 +132,13 @@ impl Files {
     }
 
     fn cpu(&mut self, cpu: &LinuxCpu) -> Result<(), LimitError> {
-        let realtime = cpu.realtime_runtime().unwrap_or(0) != 0 || cpu.realtime_period().unwrap_or(0) != 0;
-        if realtime {
+        let realtime = [
+            ("cpu.realtimeRuntime", cpu.realtime_runtime().unwrap_or(0) != 0),
+            ("cpu.realtimePeriod", cpu.realtime_period().unwrap_or(0) != 0),
+        ];
+        if let Some((field, _)) = realtime.into_iter().find(|(_, is_set)| *is_set) {
             let reason = "control groups of version 2 do not limit realtime processes";
-            return Err(LimitError::Unsupported { field: "cpu.realtimeRuntime", reason });
+            return Err(LimitError::Unsupported { field, reason });
         }
         let idle = match cpu.idle() {
             None => false,

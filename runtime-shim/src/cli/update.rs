@@ -15,7 +15,7 @@ use super::flags::Global;
 use super::pause::refused;
 use crate::bundle::limits;
 use crate::container::id::ContainerId;
-use crate::container::record::Status;
+use crate::container::record::{CpuTime, Status};
 use crate::control::agent::Agent;
 use crate::failure::Failure;
 use crate::host_cgroup;
@@ -96,13 +96,18 @@ pub(super) fn main(arguments: &Arguments, global: &Global) -> Result<u8, Failure
         Some(path) => read(path)?,
         None => arguments.document()?,
     };
-    let resources: LinuxResources = serde_json::from_value(document).context("invalid resources")?;
+    let mut resources: LinuxResources = serde_json::from_value(document).context("invalid resources")?;
+    record.cpu_time.complete(&mut resources);
     let request = proto::UpdateContainerRequest {
         container_id: record.guest_id(),
         resources: MessageField::some(limits::of_update(&resources)?),
         ..Default::default()
     };
     refused(Agent::connect(&folder)?.call(&request)?.failure)?;
+    let time = CpuTime::of(Some(&resources));
+    if time != CpuTime::default() {
+        folder.update(|record| record.cpu_time = time)?;
+    }
     // The machine is in the cgroups of the container for which it was made.
     if record.member.is_some() {
         return Ok(0);

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::SystemTime;
 
-use oci_spec::runtime::{Hooks, Process};
+use oci_spec::runtime::{Hooks, LinuxCpu, LinuxResources, Process};
 use serde::{Deserialize, Serialize};
 
 use super::id::ContainerId;
@@ -50,6 +50,14 @@ impl Status {
     }
 }
 
+/// What each version of this runtime has in its records.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Mark {
+    /// Whose it is.
+    #[serde(rename = "runtime")]
+    _runtime: Runtime,
+}
+
 /// A container.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -87,10 +95,45 @@ pub(crate) struct Record {
     /// Their unit, if systemd has made them.
     #[serde(default)]
     pub(crate) scope: Option<StartedScope>,
+    /// Of its CPU time.
+    #[serde(default)]
+    pub(crate) cpu_time: CpuTime,
     /// What `exec` takes where it is told nothing else.
     pub(crate) process: Option<Process>,
     /// Hooks that are still to be run.
     pub(crate) hooks: Option<Hooks>,
+}
+
+/// Limits that are one value to the kernel, of which `update` may name one; 0 if nobody has named it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct CpuTime {
+    /// Microseconds in each period; -1 is no limit.
+    pub(crate) quota: i64,
+    /// Microseconds.
+    pub(crate) period: u64,
+}
+
+impl CpuTime {
+    /// What `resources` name.
+    pub(crate) fn of(resources: Option<&LinuxResources>) -> Self {
+        let cpu = resources.and_then(|resources| resources.cpu().as_ref());
+        let value =
+            |cpu: &LinuxCpu| Self { quota: cpu.quota().unwrap_or(0), period: cpu.period().unwrap_or(0) };
+        cpu.map(value).unwrap_or_default()
+    }
+
+    /// Adds to `resources` that name one of them the other as it was, as runc does.
+    pub(crate) fn complete(self, resources: &mut LinuxResources) {
+        let named = Self::of(Some(resources));
+        let Some(cpu) = resources.cpu_mut() else { return };
+        if named.quota != 0 && named.period == 0 && self.period != 0 {
+            cpu.set_period(Some(self.period));
+        }
+        if named.period != 0 && named.quota == 0 && self.quota != 0 {
+            cpu.set_quota(Some(self.quota));
+        }
+    }
 }
 
 /// A container in the machine of another.
@@ -123,6 +166,7 @@ impl Record {
             member: None,
             cgroups: Vec::new(),
             scope: None,
+            cpu_time: CpuTime::of(spec.linux().as_ref().and_then(|linux| linux.resources().as_ref())),
             process: spec.process().clone(),
             hooks: spec.hooks().clone(),
         })
@@ -136,5 +180,32 @@ impl Record {
     /// Where it is now.
     pub(crate) fn status(&self) -> Status {
         if self.monitor.is_alive() { self.last_status } else { Status::Stopped }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    #[test]
+    fn the_half_of_a_limit_of_cpu_time_that_is_not_named_stays() {
+        let before = CpuTime { quota: 30_000, period: 50_000 };
+        let completed = |before: CpuTime, cpu: Value| {
+            let mut resources = serde_json::from_value(json!({ "cpu": cpu })).unwrap();
+            before.complete(&mut resources);
+            CpuTime::of(Some(&resources))
+        };
+        for (cpu, quota, period) in [
+            (json!({"quota": 10_000}), 10_000, 50_000),
+            (json!({"quota": -1}), -1, 50_000),
+            (json!({"period": 90_000}), 30_000, 90_000),
+            (json!({"quota": 1000, "period": 2000}), 1000, 2000),
+            (json!({"shares": 5}), 0, 0),
+        ] {
+            assert_eq!(completed(before, cpu), CpuTime { quota, period });
+        }
+        assert_eq!(completed(CpuTime::default(), json!({"quota": 7000})), CpuTime { quota: 7000, period: 0 });
     }
 }

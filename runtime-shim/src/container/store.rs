@@ -4,14 +4,14 @@
 //! killed at any point leaves the one or the other. A folder without a record of ours is another runtime's.
 
 use std::fs::{self, File};
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags, flock, open, openat, renameat, unlinkat};
 
 use super::id::ContainerId;
-use super::record::Record;
+use super::record::{Mark, Record};
 use crate::path_error::{PathError, failed};
 
 const RECORD: &str = "state.json";
@@ -35,6 +35,17 @@ pub(crate) enum StoreError {
     /// The name is taken, but not by us.
     #[error("{} is not a container of this runtime", .0.display())]
     Foreign(PathBuf),
+    /// It is ours, but not this version's.
+    #[error(
+        "{} was written by another version of runv, with which the container has to be deleted", path.display()
+    )]
+    Version {
+        /// The record.
+        path: PathBuf,
+        /// What is different.
+        #[source]
+        source: serde_json::Error,
+    },
     /// Anything else.
     #[error(transparent)]
     Io(#[from] PathError),
@@ -133,13 +144,17 @@ impl Folder {
     /// The record.
     pub(crate) fn read(&self) -> Result<Record, StoreError> {
         let path = self.path.join(RECORD);
-        let file = match openat(&self.fd, RECORD, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()) {
+        let mut file = match openat(&self.fd, RECORD, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()) {
             Ok(file) => File::from(file),
             Err(rustix::io::Errno::NOENT) => return Err(StoreError::Foreign(self.path.clone())),
             Err(errno) => return Err(failed("open", &path)(errno).into()),
         };
-        serde_json::from_reader(io::BufReader::new(file))
-            .map_err(|_not_ours| StoreError::Foreign(self.path.clone()))
+        let mut text = Vec::new();
+        file.read_to_end(&mut text).map_err(failed("read", &path))?;
+        serde_json::from_slice(&text).map_err(|source| match serde_json::from_slice::<Mark>(&text) {
+            Ok(_ours) => StoreError::Version { path, source },
+            Err(_not_ours) => StoreError::Foreign(self.path.clone()),
+        })
     }
 
     /// Changes the record.
@@ -217,5 +232,28 @@ impl Folder {
             Ok(()) | Err(rustix::io::Errno::NOENT) => Ok(()),
             Err(errno) => Err(failed("remove", &self.path.join(name))(errno).into()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_of_another_runtime_is_foreign_and_that_of_another_version_is_told() {
+        let root = tempfile::tempdir().unwrap();
+        fs::create_dir(root.path().join("c1")).unwrap();
+        let store = Store::new(root.path().to_owned());
+        let id = "c1".parse().unwrap();
+        let error = |text: &str| {
+            fs::write(root.path().join("c1/state.json"), text).unwrap();
+            store.find(&id).unwrap_err()
+        };
+        for text in ["{}", "", "[", r#"{"id": "c1", "runtime": "runc"}"#] {
+            assert!(matches!(error(text), StoreError::Foreign(_)), "{text}");
+        }
+        let other = error(r#"{"runtime": "runv", "id": "c1", "scope": 5}"#);
+        assert!(matches!(other, StoreError::Version { .. }), "{other}");
+        assert!(other.to_string().contains("c1/state.json was written by another version"), "{other}");
     }
 }

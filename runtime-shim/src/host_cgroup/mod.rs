@@ -38,6 +38,17 @@ pub(crate) enum CgroupError {
         "expected cgroupsPath to be of format \"slice:prefix:name\" for systemd cgroups, got {0:?} instead"
     )]
     NotSystemd(String),
+    /// Whose limits would be changed, and whose end would be waited for. In runc's words.
+    #[error(
+        "container's cgroup is not empty: {count} process(es) found in {}; choose another linux.cgroupsPath",
+        folder.display()
+    )]
+    Taken {
+        /// The cgroup.
+        folder: PathBuf,
+        /// How many.
+        count: usize,
+    },
     /// The kernel's files.
     #[error(transparent)]
     Io(#[from] PathError),
@@ -98,6 +109,19 @@ fn mounted() -> Result<Vec<Hierarchy>, CgroupError> {
 pub(crate) fn is_version_2(folders: &[PathBuf]) -> bool {
     let mut parents = folders.first().into_iter().flat_map(|folder| folder.ancestors());
     parents.any(|parent| parent.join("cgroup.controllers").exists())
+}
+
+/// A container's cgroup is its own: what is there already must not be anybody's.
+pub(crate) fn refuse_taken(folders: &[PathBuf]) -> Result<(), CgroupError> {
+    for folder in folders {
+        // One that cannot be read is not there, or is of threads (cgroups(7)) and cannot be joined.
+        let processes = fs::read_to_string(folder.join("cgroup.procs")).unwrap_or_default();
+        let count = processes.lines().count();
+        if count > 0 {
+            return Err(CgroupError::Taken { folder: folder.clone(), count });
+        }
+    }
+    Ok(())
 }
 
 /// Makes the folders and takes this process, and with it its future children, into them.
@@ -247,8 +271,35 @@ mod tests {
     fn version_1_wins_where_both_are_and_each_hierarchy_counts_once() {
         let mounted: Vec<_> = used(&hierarchies(V1)).map(|one| one.mount.clone()).collect();
         assert_eq!(mounted, ["/sys/fs/cgroup/cpu,cpuacct", "/sys/fs/cgroup/systemd"].map(PathBuf::from));
-        let v2 = "33 30 0:29 / /sys/fs/cgroup rw,relatime - cgroup2 cgroup2 rw\n";
-        assert_eq!(used(&hierarchies(v2)).count(), 1);
+        let only = |is_kept: fn(&&str) -> bool| V1.lines().filter(is_kept).collect::<Vec<_>>().join("\n");
+        let v1 = hierarchies(&only(|line| !line.contains("cgroup2")));
+        assert_eq!(used(&v1).count(), 2);
+        assert!(used(&v1).all(|one| one.kind != Kind::V2));
+        let v2 = hierarchies(&only(|line| line.contains("cgroup2")));
+        assert_eq!(used(&v2).map(|one| one.kind.clone()).collect::<Vec<_>>(), [Kind::V2]);
+    }
+
+    #[test]
+    fn folders_are_made_with_their_parents_and_removed_with_what_is_below() {
+        let mount = tempfile::tempdir().unwrap();
+        let folders = ["memory", "cpuset"].map(|name| mount.path().join(name).join("a/b"));
+        folders.iter().for_each(|folder| make(folder).unwrap());
+        assert!(folders.iter().all(|folder| folder.is_dir()) && !is_version_2(&folders));
+        fs::create_dir(folders[0].join("below")).unwrap();
+        remove(&folders).unwrap();
+        assert!(folders.iter().all(|folder| !folder.exists() && folder.parent().unwrap().exists()));
+    }
+
+    #[test]
+    fn a_cgroup_with_processes_is_not_taken() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().to_owned();
+        refuse_taken(&[path.join("none"), path.clone()]).unwrap();
+        fs::write(path.join("cgroup.procs"), "").unwrap();
+        refuse_taken(std::slice::from_ref(&path)).unwrap();
+        fs::write(path.join("cgroup.procs"), "1\n2\n").unwrap();
+        let error = refuse_taken(&[path]).unwrap_err().to_string();
+        assert!(error.contains("not empty: 2 process(es) found in /"), "{error}");
     }
 
     #[test]

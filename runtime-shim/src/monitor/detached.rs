@@ -115,6 +115,9 @@ pub(super) fn settle(plan: &MonitorPlan) -> Result<Folder, Failure> {
     report::speak_to_engine(EngineLog { file: log, format: plan.log_format, stderr: Stderr::Containers });
     let folder = Folder::open(plan.folder.clone())?;
     let own = ProcessId::own()?;
+    if plan.scope.is_none() {
+        host_cgroup::refuse_taken(&plan.cgroups)?;
+    }
     // What is about to be made is known before it is, so that whoever cleans up knows where to look. A scope is another's
     // until systemd has said that it is this container's, and ends with this process.
     folder.update(|record| {
