@@ -28,6 +28,7 @@ mod runv_flags;
 mod runv_hooks;
 mod runv_kill;
 mod runv_lifecycle;
+mod runv_limits;
 mod runv_many;
 mod runv_steps;
 mod runv_terminal;

@@ -1,4 +1,4 @@
-//! `runv exec`, `ps`, `pause`, `resume`, `update` and `events` on a container that runs.
+//! `runv exec`, `ps`, `pause` and `resume` on a container that runs.
 
 use std::io::Write;
 use std::process::Stdio;
@@ -6,7 +6,7 @@ use std::process::Stdio;
 use anyhow::{Context, Result};
 use e2e::{Bundle, Deadline, Output, Runtime, together};
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
-use serde_json::Value;
+use serde_json::json;
 
 fn pid_in(runv: &Runtime<'_>, file: &str) -> Result<Pid> {
     Pid::from_raw(runv.read(file).parse().context("no pid")?).context("process 0")
@@ -150,24 +150,53 @@ fn a_paused_container_waits_and_says_so() -> Result<()> {
     Ok(())
 }
 
+/// Groups, rights and a cgroup of its own; labels are checked as those of a bundle are.
 #[test]
-fn limits_change_by_flags_and_by_stdin_and_figures_tell() -> Result<()> {
+fn exec_has_the_groups_rights_and_cgroup_of_its_flags() -> Result<()> {
+    let _order = together();
+    let bundle = Bundle::shell("mkdir /sys/fs/cgroup/inner; echo made; exec sleep 1000")?.edit(|spec| {
+        spec["process"]["noNewPrivileges"] = json!(false);
+        for mount in spec["mounts"].as_array_mut().into_iter().flatten() {
+            if mount["type"] == "cgroup" {
+                mount["options"] = json!(["rw"]);
+            }
+        }
+    })?;
+    let runv = Runtime::new(&bundle)?;
+    runv.run_detached("c1")?;
+    runv.wait_for_text("out", "made")?;
+    let script = "id -G; grep NoNewPrivs /proc/self/status; cat /proc/self/cgroup";
+    let shell = ["c1", "sh", "-c", script];
+    assert_eq!(runv.call(&[&["exec"][..], &shell].concat())?.expect(0)?.stdout, "0\nNoNewPrivs:\t0\n0::/\n");
+    let flags = ["exec", "--additional-gids", "7", "-g=8", "--no-new-privs", "--cgroup", "inner"];
+    let answer = runv.call(&[&flags[..], &shell].concat())?.expect(0)?;
+    assert_eq!(answer.stdout, "0 7 8\nNoNewPrivs:\t1\n0::/inner\n");
+    for (flags, named) in [
+        (["--cgroup", "none"], "none"),
+        (["--cgroup", "../.."], "../.."),
+        (["--apparmor", "mine"], "apparmorProfile"),
+        (["--process-label", "a:b"], "selinux"),
+        (["--preserve-fds", "1"], "--preserve-fds 1"),
+        (["--user", "root"], "--user"),
+    ] {
+        let answer = runv.call(&["exec", flags[0], flags[1], "c1", "true"])?.expect(255)?;
+        assert!(answer.stderr.contains(named), "{flags:?}: {answer:?}");
+    }
+    Ok(())
+}
+
+/// It waits for the container to go on.
+#[test]
+fn exec_in_a_paused_container_is_possible_if_asked() -> Result<()> {
     let _order = together();
     let bundle = Bundle::shell("sleep 1000")?;
     let runv = Runtime::new(&bundle)?;
     runv.run_detached("c1")?;
-    let limit = || -> Result<Value> {
-        let stats = runv.call(&["events", "--stats", "c1"])?.expect(0)?.stdout;
-        let stats: Value = serde_json::from_str(&stats)?;
-        assert_eq!((&stats["type"], &stats["id"]), (&"stats".into(), &"c1".into()));
-        assert!(stats["data"]["memory"]["usage"]["usage"].as_u64() > Some(0), "{stats}");
-        Ok(stats["data"]["pids"]["limit"].clone())
-    };
-    runv.call(&["update", "--pids-limit", "50", "c1"])?.expect(0)?;
-    assert_eq!(limit()?, 50);
-    runv.call_with(&["update", "--resources", "-", "c1"], br#"{"pids":{"limit":20}}"#)?.expect(0)?;
-    assert_eq!(limit()?, 20);
-    runv.call_with(&["update", "--resources", "-", "c1"], b"{")
-        .and_then(|answer| answer.refused("cannot parse"))?;
+    runv.call(&["pause", "c1"])?.expect(0)?;
+    let mut exec = runv.start_to_leave(&["exec", "--ignore-paused", "c1", "echo", "ran"])?;
+    runv.call(&["resume", "c1"])?.expect(0)?;
+    let ended = || exec.try_wait().context("cannot wait");
+    let status = Deadline::generous()?.wait_for("the end of exec", ended)?;
+    assert_eq!((status.code(), runv.read("out").as_str()), (Some(0), "ran\n"), "{}", runv.read("err"));
     Ok(())
 }

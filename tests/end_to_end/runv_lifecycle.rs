@@ -112,6 +112,42 @@ fn what_is_in_the_way_is_said_in_runcs_words() -> Result<()> {
     Ok(())
 }
 
+/// Who reads them waits for their end, which comes with that of the last process that has them.
+#[test]
+fn nobody_but_the_containers_process_has_its_streams() -> Result<()> {
+    let _order = together();
+    let bundle = Bundle::shell("sleep 1000")?;
+    let runv = Runtime::new(&bundle)?;
+    runv.run_detached("c1")?;
+    let streams = [runv.file("out").canonicalize()?, runv.file("err").canonicalize()?];
+    let monitor = runv.read("pid").parse().ok().and_then(rustix::process::Pid::from_raw);
+    let monitor = monitor.context("no pid")?;
+    let tree = e2e::Process::tree(monitor)?;
+    assert!(tree.len() >= 3, "{tree:?}");
+    for process in tree {
+        let descriptors = fs::read_dir(format!("/proc/{}/fd", process.pid.as_raw_nonzero()))?.flatten();
+        let open: Vec<_> = descriptors.filter_map(|one| fs::read_link(one.path()).ok()).collect();
+        let has = streams.iter().all(|stream| open.contains(stream));
+        let has_any = streams.iter().any(|stream| open.contains(stream));
+        let expected = process.pid == monitor;
+        assert_eq!((has, has_any), (expected, expected), "{process:?}: {open:?}");
+    }
+    Ok(())
+}
+
+/// Its limits are those of the container that is there, and whoever cleans up would wait for its end.
+#[test]
+fn a_cgroup_of_the_host_is_one_containers() -> Result<()> {
+    let _order = together();
+    let bundle = Bundle::shell("sleep 1000")?;
+    let runv = Runtime::new(&bundle)?;
+    runv.run_detached("c1")?;
+    runv.leave(&["create", "c2"])?.refused("container's cgroup is not empty")?;
+    runv.call(&["state", "c2"])?.refused("container does not exist")?;
+    runv.call(&["exec", "c1", "true"])?.expect(0)?;
+    Ok(())
+}
+
 #[test]
 fn list_shows_ours_and_leaves_others_alone() -> Result<()> {
     let _order = together();

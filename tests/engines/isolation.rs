@@ -8,6 +8,7 @@ use crate::engine::Engine;
 crate::engine::each_engine! {
     capabilities_are_as_asked,
     the_default_seccomp_profile_is_on_and_can_be_off,
+    a_seccomp_profile_of_the_users_own_acts_as_with_runc,
     files_of_the_kernel_are_masked_unless_it_is_privileged,
     devices_are_the_guests_and_few,
 }
@@ -33,6 +34,28 @@ fn the_default_seccomp_profile_is_on_and_can_be_off(engine: &Engine) -> Result<(
     assert_eq!(off.stdout, "Seccomp:\t0\n", "{}", engine.name);
     let nnp = engine.run(&["--security-opt", "no-new-privileges"], "grep NoNewPrivs /proc/self/status")?;
     assert_eq!(nnp.expect(0)?.stdout, "NoNewPrivs:\t1\n", "{}", engine.name);
+    Ok(())
+}
+
+/// It changes no modes.
+fn a_seccomp_profile_of_the_users_own_acts_as_with_runc(engine: &Engine) -> Result<()> {
+    let _order = together();
+    let profile = tempfile::NamedTempFile::new()?;
+    let calls = r#"{ "names": ["chmod", "fchmod", "fchmodat", "fchmodat2"], "action": "SCMP_ACT_ERRNO" }"#;
+    std::fs::write(
+        profile.path(),
+        format!(r#"{{ "defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{calls}] }}"#),
+    )?;
+    let option = format!("seccomp={}", profile.path().display());
+    let mut said = Vec::new();
+    let runc: &[&str] = if engine.name == "docker" { &["--runtime", "runc"] } else { &[] };
+    for (engine, runtime) in [(engine, &[][..]), (&engine.with_runc(), runc)] {
+        let script = "chmod 700 /tmp 2>&1 || echo $?; stat -c %a /tmp; mkdir /x && echo made";
+        let options = [runtime, &["--security-opt", &option]].concat();
+        said.push(engine.run(&options, script)?.expect(0)?.stdout);
+    }
+    assert!(said.iter().all(|text| text.contains("Operation not permitted\n1\n")), "{said:?}");
+    assert_eq!(said.first(), said.last(), "{}", engine.name);
     Ok(())
 }
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use e2e::{Census, Deadline, alone, together};
+use e2e::{Census, Deadline, Setup, alone, together};
 
 use crate::engine::Engine;
 
@@ -11,8 +11,10 @@ crate::engine::each_engine! {
     a_container_has_a_kernel_of_its_own_and_its_status_is_passed_on,
     what_cannot_be_executed_has_the_statuses_of_a_shell,
     stop_asks_and_kill_does_not,
+    stop_does_not_ask_for_ever,
     a_paused_container_stands_still,
     a_monitor_that_is_killed_takes_the_machine_along,
+    a_container_whose_keeper_is_killed_can_be_removed,
     a_container_that_is_removed_by_force_leaves_nothing,
 }
 
@@ -57,6 +59,15 @@ fn stop_asks_and_kill_does_not(engine: &Engine) -> Result<()> {
     Ok(())
 }
 
+fn stop_does_not_ask_for_ever(engine: &Engine) -> Result<()> {
+    let _order = together();
+    let container = engine.start(&[], "trap 'echo asked' TERM; echo started; while :; do sleep 0.1; done")?;
+    container.wrote("started")?;
+    container.call(&["stop", "--time", "1"])?.expect(0)?;
+    assert_eq!(container.inspect(".State.ExitCode")?, "137", "{}", engine.name);
+    container.wrote("asked")
+}
+
 fn a_paused_container_stands_still(engine: &Engine) -> Result<()> {
     let _order = together();
     let container = engine.start(&[], UNTIL_TERM)?;
@@ -82,6 +93,29 @@ fn a_monitor_that_is_killed_takes_the_machine_along(engine: &Engine) -> Result<(
         Ok(children.split_whitespace().all(gone).then_some(()))
     })?;
     Ok(())
+}
+
+/// Its keeper is the process of the engine that waits for it: containerd's shim, or conmon.
+fn a_container_whose_keeper_is_killed_can_be_removed(engine: &Engine) -> Result<()> {
+    let _order = alone();
+    engine.run(&[], "true")?.expect(0)?;
+    let before = Census::take()?;
+    let container = engine.start(&[], UNTIL_TERM)?;
+    container.wrote("started")?;
+    let pid = container.inspect(".State.Pid")?;
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let keeper = status.lines().find_map(|line| line.strip_prefix("PPid:")).unwrap_or_default().trim();
+    let name = std::fs::read_to_string(format!("/proc/{keeper}/comm"))?;
+    ensure!(["containerd-shim\n", "conmon\n"].contains(&name.as_str()), "{}: {name}", engine.name);
+    std::process::Command::new("kill").args(["-9", keeper]).status()?;
+    container.call(&["rm", "--force"])?.expect(0)?;
+    if engine.name == "podman" {
+        // It forgets what the runtime has of a container whose conmon is gone, with runc too.
+        let mut delete = std::process::Command::new(Setup::get()?.program("runv"));
+        let deleted = delete.args(["delete", &container.id]).status()?;
+        ensure!(deleted.success(), "{deleted}");
+    }
+    before.restored(Deadline::after(Duration::from_secs(10))?)
 }
 
 fn a_container_that_is_removed_by_force_leaves_nothing(engine: &Engine) -> Result<()> {

@@ -43,6 +43,9 @@ fn limits_can_be_changed(engine: &Engine) -> Result<()> {
     container.call(&["update", "--cpu-shares", "512"])?.expect(0)?;
     let answer = container.exec(&[], "cat /sys/fs/cgroup/cpu.weight /sys/fs/cgroup/pids.max")?.expect(0)?;
     assert_eq!(answer.stdout, "59\n50\n", "{}", engine.name);
+    container.call(&["update", "--memory", "100m", "--memory-swap", "100m"])?.expect(0)?;
+    let answer = container.exec(&[], "cat /sys/fs/cgroup/memory.max")?.expect(0)?;
+    assert_eq!(answer.stdout, "104857600\n", "{}", engine.name);
     Ok(())
 }
 
