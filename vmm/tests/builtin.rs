@@ -195,7 +195,7 @@ fn a_dropped_machine_leaves_no_process() {
 fn a_child_that_a_vmm_has_left_is_not_waited_for() {
     let program = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/testdata/vmm-that-forks");
     let mut bench = Bench::new(&kernel(&SPIN));
-    let mut vm = Builtin { program }.start(bench.config()).unwrap();
+    let mut vm = Builtin { program, is_silent: false }.start(bench.config()).unwrap();
     let exit = vm.wait();
     let mut child = [0; 16];
     let length = bench.console.read(&mut child).unwrap();
