@@ -233,3 +233,80 @@ fn the_interfaces_of_the_hosts_own_namespace_are_never_the_guests() -> Result<()
     ensure!(ip(&format!("link show {}", namespace.peer())).is_ok(), "the host's interface");
     Ok(())
 }
+
+/// A connection to a server of echo in the guest, which may not listen yet.
+fn connected(address: &str) -> Result<TcpStream> {
+    let stream = Deadline::generous()?.wait_for("the server", || Ok(TcpStream::connect(address).ok()))?;
+    stream.set_read_timeout(Some(Duration::from_secs(60)))?;
+    Ok(stream)
+}
+
+/// Asserts that it answers.
+fn answers(stream: &mut TcpStream, text: &str) -> Result<()> {
+    stream.write_all(text.as_bytes())?;
+    let mut heard = vec![0; text.len()];
+    stream.read_exact(&mut heard).with_context(|| format!("no answer to {text}"))?;
+    assert_eq!(heard, text.as_bytes());
+    Ok(())
+}
+
+#[test]
+fn many_connections_at_once_are_kept_apart_and_resets_harm_no_other() -> Result<()> {
+    let _order = alone();
+    let count = Setup::get()?.size("connections", 1000, 100);
+    let namespace = Namespace::new(8)?;
+    let bundle = bundle_in(&namespace, "exec probe echo 80")?;
+    let runv = Runtime::new(&bundle)?;
+    runv.run_detached("c1")?;
+    connected("10.77.8.2:80")?;
+    let all = (0..count).map(|_| connected("10.77.8.2:80")).collect::<Result<Vec<_>>>()?;
+    for (number, mut stream) in all.iter().enumerate() {
+        stream.write_all(format!("{number:04}").as_bytes())?;
+    }
+    for (number, mut stream) in all.iter().enumerate() {
+        let mut heard = [0; 4];
+        stream.read_exact(&mut heard).with_context(|| format!("no answer on connection {number}"))?;
+        assert_eq!(heard, *format!("{number:04}").as_bytes());
+    }
+    // Every second one ends by a reset, as something is unread; the others go on.
+    let mut kept = Vec::new();
+    for (number, mut stream) in all.into_iter().enumerate() {
+        if number % 2 == 0 {
+            rustix::net::sockopt::set_socket_linger(&stream, Some(Duration::ZERO))?;
+            stream.write_all(b"unread")?;
+        } else {
+            kept.push(stream);
+        }
+    }
+    for (number, stream) in kept.iter_mut().enumerate() {
+        answers(stream, &format!("still {number}"))?;
+    }
+    answers(&mut connected("10.77.8.2:80")?, "new")
+}
+
+#[test]
+fn an_interface_that_is_taken_away_in_use_harms_nothing_else() -> Result<()> {
+    let _order = alone();
+    let namespace = Namespace::new(9)?;
+    let census = Census::take()?;
+    let bundle = bundle_in(&namespace, "exec probe echo 80")?;
+    let runv = Runtime::new(&bundle)?;
+    runv.run_detached("c1")?;
+    let mut stream = connected("10.77.9.2:80")?;
+    answers(&mut stream, "before")?;
+    let mut sending = stream.try_clone()?;
+    let sender = thread::spawn(move || {
+        let bytes = [0; 65_536];
+        while sending.write_all(&bytes).is_ok() {}
+    });
+    // Both ways are busy then: the server sends back what it gets.
+    let mut some = vec![0; 1 << 20];
+    stream.read_exact(&mut some)?;
+    ip(&format!("link del {}", namespace.peer()))?;
+    assert_eq!(said(&runv, "echo alive")?, "alive\n");
+    stream.shutdown(std::net::Shutdown::Both)?;
+    sender.join().map_err(|_| anyhow::anyhow!("the sender panicked"))?;
+    runv.call(&["delete", "--force", "c1"])?.expect(0)?;
+    ensure!(!namespace.inside()?.contains("runv"), "the tap");
+    census.restored(Deadline::after(Duration::from_secs(5))?)
+}

@@ -232,7 +232,12 @@ impl Engine {
     pub(crate) fn start_in(&self, network: &str, options: &[&str], script: &str) -> Result<Container<'_>> {
         let fixed = ["run", "--detach", "--network", network];
         let answer = self.call(fixed.iter().chain(options).chain(&[IMAGE, "sh", "-c", script]))?.expect(0)?;
-        Ok(Container { engine: self, id: answer.stdout.trim().to_owned() })
+        Ok(self.existing(answer.stdout.trim()))
+    }
+
+    /// One that has been created, to be removed as any other.
+    pub(crate) fn existing(&self, id: &str) -> Container<'_> {
+        Container { engine: self, id: id.to_owned() }
     }
 }
 

@@ -179,7 +179,45 @@ fn addresses_and_names_are_those_that_docker_is_told() -> Result<()> {
     Ok(())
 }
 
-/// The only answer of [`NameServer`].
+#[test]
+fn a_container_is_on_each_network_that_it_has_been_put_on_and_can_leave_one() -> Result<()> {
+    let _order = together();
+    let first = Network::new("first", &["--subnet", "10.78.3.0/24"])?;
+    let _second = Network::new("second", &["--subnet", "10.78.4.0/24"])?;
+    let docker = first.engine;
+    let peers = [
+        docker.start_in("first", &["--runtime", "runc"], ECHO)?,
+        docker.start_in("second", &["--runtime", "runc"], ECHO)?,
+    ];
+    peers.iter().try_for_each(|peer| peer.wrote("ready"))?;
+    let create = ["create", "--name", "on-both", "--network", "first", IMAGE, "sh", "-c", UNTIL_TERM];
+    docker.call(create)?.expect(0)?;
+    let container = docker.existing("on-both");
+    docker.call(["network", "connect", "second", "on-both"])?.expect(0)?;
+    container.call(&["start"])?.expect(0)?;
+    for (peer, network) in peers.iter().zip(["first", "second"]) {
+        reaches(&container, &address(peer, network)?)?;
+    }
+    // What is left is not disturbed.
+    docker.call(["network", "disconnect", "second", "on-both"])?.expect(0)?;
+    reaches(&container, &address(&peers[0], "first")?)
+}
+
+/// The host's network is another kernel's.
+#[test]
+fn on_the_hosts_network_there_is_a_loopback_of_the_machine() -> Result<()> {
+    let _order = alone();
+    for engine in [Engine::docker()?, Engine::podman()?] {
+        let before = ip("-o link show")?.lines().count();
+        let seen = "ls /sys/class/net; ping -c 1 -W 5 127.0.0.1 >/dev/null && echo answered";
+        let run = ["run", "--rm", "--network", "host", "--cap-add", "NET_RAW", IMAGE, "sh", "-c", seen];
+        assert_eq!(engine.call(run)?.expect(0)?.stdout, "lo\nanswered\n", "{}", engine.name);
+        ensure!(ip("-o link show")?.lines().count() == before, "the host's interfaces");
+    }
+    Ok(())
+}
+
+/// The only answer of [`name_server`].
 const ELSEWHERE: [u8; 4] = [192, 0, 2, 99];
 
 /// Answers every question by UDP and TCP with [`ELSEWHERE`], until the tests end.
