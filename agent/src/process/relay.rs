@@ -125,21 +125,23 @@ fn relay(streams: Streams, agent: OwnedFd) -> io::Result<()> {
     let control = Arc::new(Control { agent, outputs: AtomicUsize::new(output.len()) });
     let mine = output.pop();
     let mut others = Vec::new();
+    // Here, as a thread that allocates first makes a heap of its own.
+    let buffer = || Vec::with_capacity(BUFFER);
     for stream in output {
-        let control = Arc::clone(&control);
-        others.push(start(move || drain(stream, &control))?);
+        let (control, buffer) = (Arc::clone(&control), buffer());
+        others.push(start(move || drain(stream, &control, buffer))?);
     }
     match (input, mine) {
         (Some(input), Some(output)) => {
-            let feeding = Arc::clone(&control);
+            let (feeding, feeders) = (Arc::clone(&control), buffer());
             // Not waited for: with the last output the process ends.
-            start(move || feed(&input, &feeding))?;
-            drain(output, &control);
+            start(move || feed(&input, &feeding, feeders))?;
+            drain(output, &control, buffer());
         }
-        (None, Some(output)) => drain(output, &control),
+        (None, Some(output)) => drain(output, &control, buffer()),
         (Some(input), None) => {
             control.all_handed_on();
-            feed(&input, &control);
+            feed(&input, &control, buffer());
         }
         (None, None) => {}
     }
@@ -155,8 +157,7 @@ fn start(life: impl FnOnce() + Send + 'static) -> io::Result<thread::JoinHandle<
 }
 
 /// From the shim to the process, until the one or the other ends; the end of file closes the pipe.
-fn feed(stream: &Stream, control: &Control) {
-    let mut buffer = Vec::with_capacity(BUFFER);
+fn feed(stream: &Stream, control: &Control, mut buffer: Vec<u8>) {
     while wait(&stream.shim, &control.agent).is_ok_and(|ready| !ready.over) {
         if !matches!(read(&stream.shim, &mut buffer), Ok(1..)) || write_all(&stream.pipe, &buffer).is_err() {
             return;
@@ -165,9 +166,8 @@ fn feed(stream: &Stream, control: &Control) {
 }
 
 /// From the process to the shim, until the end of file, or until the pipe is empty once the process has ended.
-fn drain(stream: Stream, control: &Control) {
+fn drain(stream: Stream, control: &Control, mut buffer: Vec<u8>) {
     let Stream { pipe, shim } = stream;
-    let mut buffer = Vec::with_capacity(BUFFER);
     while wait(&pipe, &control.agent).is_ok_and(|ready| ready.stream) {
         match read(&pipe, &mut buffer) {
             Ok(1..) if write_all(&shim, &buffer).is_ok() => {}
