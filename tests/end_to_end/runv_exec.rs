@@ -54,6 +54,21 @@ fn exec_has_streams_status_directory_environment_and_user() -> Result<()> {
     Ok(())
 }
 
+/// Whoever asked for it has no way to end it.
+#[test]
+fn a_process_whose_pid_file_cannot_be_written_is_not_left_behind() -> Result<()> {
+    let _order = together();
+    let bundle = Bundle::shell("sleep 1000")?;
+    let runv = Runtime::new(&bundle)?;
+    runv.run_detached("c1")?;
+    let exec = ["exec", "--detach", "--pid-file", "missing/pid", "c1", "sleep", "1234"];
+    let refused = runv.call(&exec)?.expect(255)?;
+    assert!(refused.stderr.contains("cannot write the pid file"), "{refused:?}");
+    Deadline::generous()?.wait_for("the end of the process", || {
+        Ok((!runv.call(&["ps", "c1", "-o", "args"])?.expect(0)?.stdout.contains("sleep 1234")).then_some(()))
+    })
+}
+
 /// What the kernel locks of a pipe of theirs holds nobody else: not the agent, and not their other streams.
 #[test]
 fn processes_that_hold_their_stdout_hold_nothing_else() -> Result<()> {

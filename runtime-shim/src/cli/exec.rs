@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf, absolute};
+use std::time::Duration;
 
 use anyhow::{Context, anyhow};
 use clap::Args;
@@ -12,6 +13,7 @@ use super::flags::Global;
 use crate::bundle::{fields, rights, validate};
 use crate::container::id::ContainerId;
 use crate::container::make::write_pid_file;
+use crate::container::process::ProcessId;
 use crate::container::record::{Record, Status};
 use crate::control::message::receive;
 use crate::exit_code;
@@ -21,6 +23,9 @@ use crate::monitor::launch::{Parent, Streams, launch};
 use crate::monitor::plan::{Announcement, ExecPlan};
 use crate::monitor::{ending, proxy};
 use crate::sandbox::inherited_fds::withhold_inherited_fds;
+
+/// How long a killed process may take to end.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Execute another process in a container that runs
 #[derive(Debug, Args)]
@@ -135,16 +140,20 @@ fn detached(plan: &ExecPlan, streams: Streams, pid_file: Option<&Path>) -> Resul
     let launched = launched.context("cannot start the proxy")?;
     match receive::<Announcement>(&launched.socket).context("cannot hear of the proxy")? {
         Some((Announcement::Running { pid }, _)) => {
-            if let Some(path) = pid_file {
-                write_pid_file(path, pid).context("cannot write the pid file")?;
-            }
-            Ok(0)
+            let Some(path) = pid_file else { return Ok(0) };
+            let written = write_pid_file(path, pid).context("cannot write the pid file");
+            written.map(|()| 0).map_err(|error| Failure::from(error).after(end(pid)))
         }
         Some((Announcement::Failed { message, exit_code }, _)) => {
             Err(Failure::new(anyhow!(message), exit_code))
         }
         Some(_) | None => Err(anyhow!("the process's proxy died while it made the process").into()),
     }
+}
+
+/// A process of which the caller has not heard is not left behind: it ends with the one that stands for it.
+fn end(proxy: u32) -> anyhow::Result<()> {
+    ProcessId::of(proxy).and_then(|proxy| proxy.kill_within(PATIENCE)).context("cannot end the process")
 }
 
 fn attached(plan: &ExecPlan, pid_file: Option<&Path>) -> Result<u8, Failure> {
