@@ -59,6 +59,35 @@ fn versions_and_features_can_be_asked_for() -> Result<()> {
     Ok(())
 }
 
+/// podman reads no stderr of `state` and gives it hardly an environment, others close stdin.
+#[test]
+fn a_caller_may_have_no_environment_and_no_streams() -> Result<()> {
+    let _order = together();
+    let bundle = Bundle::shell("sleep 1000")?;
+    let runv = Runtime::new(&bundle)?;
+    let call = |script: &str, arguments: &[&str]| -> Result<String> {
+        let mut words = runv.words(arguments)?;
+        words.splice(0..0, ["-c", script, "sh"].map(Into::into));
+        let mut command = std::process::Command::new("/bin/sh");
+        command.args(words).current_dir(bundle.path()).env_clear().env("XDG_RUNTIME_DIR", "");
+        let output = command.output().context("cannot start a shell")?;
+        assert!(output.status.success(), "{script} {arguments:?}: {output:?} {}", runv.read("err"));
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    };
+    call("unset PATH HOME; exec \"$@\" <&- >out 2>err", &["create", "--pid-file", "pid", "c1"])?;
+    call("exec \"$@\" <&- >&- 2>&-", &["start", "c1"])?;
+    for arguments in [&["state", "c1"][..], &["list", "--format", "json"], &["ps", "--format", "json", "c1"]]
+    {
+        let text = call("unset PATH HOME; exec \"$@\" <&- 2>&-", arguments)?;
+        serde_json::from_str::<Value>(&text).with_context(|| format!("{arguments:?}: {text}"))?;
+    }
+    // The other end of its stderr is closed.
+    let text = call("{ \"$@\"; } 2>&1 >&3 3>&- | :", &["--debug", "state", "none"]).unwrap_or_default();
+    assert_eq!(text, "");
+    call("exec \"$@\" <&- >&- 2>&-", &["delete", "--force", "c1"])?;
+    Ok(())
+}
+
 /// podman takes a successful `checkpoint --help` for a promise.
 #[test]
 fn what_is_not_there_is_not_promised() -> Result<()> {

@@ -12,6 +12,9 @@ use super::stderr::one_line;
 
 const NAME: &str = "qemu-system-x86_64";
 
+/// Where programs are for callers that give no environment, as engines may.
+const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
 /// QEMU cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ProgramError {
@@ -37,7 +40,8 @@ pub enum ProgramError {
     },
 }
 
-/// The configured program if it can be executed, else `qemu-system-x86_64` of the environment's PATH.
+/// The configured program if it can be executed, else `qemu-system-x86_64` of the environment's PATH, or where distributions have it if
+/// there is no PATH.
 ///
 /// # Errors
 /// When there is none. A configured program that is unusable is never replaced by another.
@@ -46,15 +50,12 @@ pub fn find_program(configured: Option<&Path>) -> Result<PathBuf, ProgramError> 
         Some(program) => check_executable(program)
             .map(|()| program.to_owned())
             .map_err(|source| ProgramError::Unusable { program: program.to_owned(), source }),
-        None => find_in(env::var_os("PATH").as_deref()),
+        None => find_in(&env::var_os("PATH").unwrap_or_else(|| DEFAULT_PATH.into())),
     }
 }
 
-fn find_in(search_path: Option<&OsStr>) -> Result<PathBuf, ProgramError> {
-    search_path
-        .map(env::split_paths)
-        .into_iter()
-        .flatten()
+fn find_in(search_path: &OsStr) -> Result<PathBuf, ProgramError> {
+    env::split_paths(search_path)
         // An empty entry means the current folder, from which nothing should be run by chance.
         .filter(|folder| folder.is_absolute())
         .map(|folder| folder.join(NAME))
@@ -99,9 +100,9 @@ mod tests {
 
     #[test]
     fn path_without_qemu_is_an_error_with_the_remedy() {
-        let error = find_in(Some(OsStr::new("/proc:/no/folder:"))).unwrap_err();
+        let error = find_in(OsStr::new("/proc:/no/folder:")).unwrap_err();
         assert!(error.to_string().contains("apt install qemu-system-x86"));
-        assert!(matches!(find_in(None), Err(ProgramError::NotInPath)));
+        assert!(matches!(find_in(OsStr::new("")), Err(ProgramError::NotInPath)));
     }
 
     #[test]
