@@ -121,3 +121,23 @@ fn what_the_host_changes_is_seen() -> Result<()> {
     assert_eq!(finished.text(), "ready\nfrom the host\n");
     Ok(())
 }
+
+/// Engines do so with resolv.conf and hosts.
+#[test]
+fn a_bound_file_that_the_host_edits_in_place_is_seen() -> Result<()> {
+    use std::io::Write;
+    let _order = together();
+    let deadline = Deadline::generous()?;
+    let bundle =
+        Bundle::shell("cat /one; read line; until grep -q after /one; do sleep 0.1; done; cat /one")?;
+    let file = bundle.path().join("one");
+    fs::write(&file, "before\n")?;
+    let bundle = bundle.mount("bind", &file.to_string_lossy(), "/one", &["bind"])?;
+    let mut running = Sandbox::run(&bundle)?.start()?;
+    running.stdout().wait_for("before", deadline)?;
+    // As long as before, so that only the content tells.
+    fs::write(&file, "after.\n")?;
+    running.stdin()?.write_all(b"go\n")?;
+    assert_eq!(running.finish(deadline)?.expect_code(0)?.text(), "before\nafter.\n");
+    Ok(())
+}

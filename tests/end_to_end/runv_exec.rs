@@ -162,6 +162,15 @@ fn a_paused_container_waits_and_says_so() -> Result<()> {
     runv.call(&["resume", "c1"])?.expect(0)?;
     assert_eq!(runv.state("c1")?["status"], "running");
     runv.call(&["exec", "c1", "true"])?.expect(0)?;
+    // What kills does not wait.
+    runv.call(&["pause", "c1"])?.expect(0)?;
+    runv.call(&["kill", "c1", "KILL"])?.expect(0)?;
+    runv.wait_for_status("c1", "stopped")?;
+    runv.call(&["delete", "c1"])?.expect(0)?;
+    runv.run_detached("c1")?;
+    runv.call(&["pause", "c1"])?.expect(0)?;
+    runv.call(&["delete", "--force", "c1"])?.expect(0)?;
+    runv.call(&["state", "c1"])?.refused("container does not exist")?;
     Ok(())
 }
 

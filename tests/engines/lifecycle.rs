@@ -77,6 +77,19 @@ fn a_paused_container_stands_still(engine: &Engine) -> Result<()> {
     assert_ne!(refused.code, 0, "{refused:?}");
     container.call(&["unpause"])?.expect(0)?;
     container.exec(&[], "true")?.expect(0)?;
+    container.call(&["pause"])?.expect(0)?;
+    container.call(&["rm", "--force"])?.expect(0)?;
+    Ok(())
+}
+
+/// By conmon, which signals the group of the container's process on the host.
+#[test]
+fn podman_ends_a_container_whose_time_is_over() -> Result<()> {
+    let _order = together();
+    let podman = Engine::podman()?;
+    let runc = podman.with_runc();
+    let timed = |engine: &Engine| engine.start(&["--timeout", "1"], "sleep 1000")?.wait();
+    assert_eq!(timed(podman)?, timed(&runc)?);
     Ok(())
 }
 

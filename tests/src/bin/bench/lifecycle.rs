@@ -1,4 +1,4 @@
-//! B5, B7 to B9: the OCI command line, step by step, beside runc and crun.
+//! B4, B5, B7 to B9: the OCI command line, step by step, beside runc and crun.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -20,6 +20,7 @@ const AT_ONCE: usize = 50;
 
 const FIRST_BYTE: &str = "create, start, to the workload's first byte";
 const EXEC: &str = "exec of a static true";
+const RUN: &str = "run of a static true";
 
 /// Benchmark, step, and what the meter grew by meanwhile.
 type Steps = Vec<(&'static str, &'static str, f64)>;
@@ -111,6 +112,13 @@ impl Oci {
         ])
     }
 
+    /// From before the fork to the end.
+    fn run(&self, bundle: &Bundle, clock: Clock<'_>) -> Result<f64> {
+        let begin = clock()?;
+        self.call(&["run", "--bundle", &bundle.path().to_string_lossy(), "one"])?;
+        Ok(clock()? - begin)
+    }
+
     /// Many at once, from the first one's start to the last one's end.
     fn at_once(&self, bundle: &Bundle, count: usize) -> Result<f64> {
         let path = bundle.path().to_string_lossy();
@@ -173,13 +181,16 @@ fn measurements(unit: &'static str, arms: &[(&'static str, Steps)]) -> Vec<Measu
 
 /// In the nested host, the second of two lives.
 pub(crate) fn measure_counted(guests: &Path) -> Result<Vec<Measurement>> {
-    let bundle = bundle(guests)?;
+    let (bundle, ending) = (bundle(guests)?, runtime::bundle(&guests.join("true"))?);
     let meter = Meter::start()?;
     let clock = || meter.read();
     let mut arms = Vec::new();
     for runtime in Oci::all(&bundle, &clock)? {
         runtime.life(&bundle, &clock)?;
-        arms.push((runtime.name, runtime.life(&bundle, &clock)?));
+        let mut steps = runtime.life(&bundle, &clock)?;
+        runtime.run(&ending, &clock)?;
+        steps.push(("B4", RUN, runtime.run(&ending, &clock)?));
+        arms.push((runtime.name, steps));
     }
     // The goals are shares of what a peer does.
     let goal = |measurement: Measurement, peer: &str, share: f64| {
@@ -198,19 +209,20 @@ pub(crate) fn measure_counted(guests: &Path) -> Result<Vec<Measurement>> {
 pub(crate) fn measure_by_the_wall(guests: &Path) -> Result<Vec<Measurement>> {
     let begin = Instant::now();
     let clock = || Ok(begin.elapsed().as_secs_f64() * 1000.0);
-    let waiting = bundle(guests)?;
+    let (waiting, ending) = (bundle(guests)?, runtime::bundle(&guests.join("true"))?);
     let runtimes = Oci::all(&waiting, &clock)?;
     let mut lives = vec![Vec::new(); runtimes.len()];
     for _ in 0..ROUNDS {
         for (runtime, lives) in runtimes.iter().zip(&mut lives) {
-            lives.push(runtime.life(&waiting, &clock)?);
+            let mut steps = runtime.life(&waiting, &clock)?;
+            steps.push(("B4", RUN, runtime.run(&ending, &clock)?));
+            lives.push(steps);
         }
     }
     let arms: Vec<_> =
         runtimes.iter().zip(&lives).map(|(runtime, lives)| (runtime.name, medians(lives))).collect();
     let mut results = measurements("ms, TCG", &arms);
 
-    let ending = runtime::bundle(&guests.join("true"))?;
     let name = format!("{AT_ONCE} runs of a static true at once");
     let (runv, peers) = runtimes.split_first().context("no runtime")?;
     let mut at_once = Measurement::new("B9", name, runv.at_once(&ending, AT_ONCE)?, "s, TCG");
