@@ -81,9 +81,8 @@ fn a_caller_may_have_no_environment_and_no_streams() -> Result<()> {
         let text = call("unset PATH HOME; exec \"$@\" <&- 2>&-", arguments)?;
         serde_json::from_str::<Value>(&text).with_context(|| format!("{arguments:?}: {text}"))?;
     }
-    // The other end of its stderr is closed.
-    let text = call("{ \"$@\"; } 2>&1 >&3 3>&- | :", &["--debug", "state", "none"]).unwrap_or_default();
-    assert_eq!(text, "");
+    // An error that cannot be told is one all the same.
+    call("\"$@\" 2>&-; test $? = 1", &["state", "none"])?;
     call("exec \"$@\" <&- >&- 2>&-", &["delete", "--force", "c1"])?;
     Ok(())
 }

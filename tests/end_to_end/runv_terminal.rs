@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::Write;
 
 use anyhow::{Context, Result};
-use e2e::{Bundle, ConsoleSocket, Deadline, Output, Runtime, together};
+use e2e::{Bundle, ConsoleSocket, Deadline, Output, Runtime, Terminal, together};
 use rustix::termios::{Winsize, tcsetwinsize};
 
 fn resize(terminal: &File, rows: u16, columns: u16) -> Result<()> {
@@ -52,5 +52,34 @@ fn exec_has_a_terminal_of_its_own() -> Result<()> {
     output.wait_for("got typed", Deadline::generous()?)?;
     let refused = runv.call(&["exec", "--tty", "--detach", "c1", "true"])?.expect(255)?;
     assert!(refused.stderr.contains("without setting console socket"), "{refused:?}");
+    Ok(())
+}
+
+/// As people call it, without an engine.
+#[test]
+fn run_and_exec_are_on_the_callers_terminal() -> Result<()> {
+    const SIZES: &str = "stty size; read line; echo got $line; trap 'stty size; exit 5' WINCH; echo armed; while :; do sleep 0.1; done";
+    let _order = together();
+    let bundle = Bundle::shell(SIZES)?.edit(|spec| spec["process"]["terminal"] = true.into())?;
+    let runv = Runtime::new(&bundle)?;
+    let waiting = Bundle::shell("sleep 1000")?;
+    let container = Runtime::new(&waiting)?;
+    container.run_detached("c1")?;
+    for command in [
+        runv.command(&["run", "--bundle", &bundle.path().to_string_lossy(), "c1"])?,
+        container.command(&["exec", "--tty", "c1", "sh", "-c", SIZES])?,
+    ] {
+        let deadline = Deadline::generous()?;
+        let (mut child, mut terminal) = Terminal::run(&command, 11, 22)?;
+        terminal.output().wait_for("11 22", deadline)?;
+        terminal.type_in("typed\n")?;
+        terminal.output().wait_for("got typed", deadline)?;
+        terminal.output().wait_for("armed", deadline)?;
+        terminal.resize(33, 44)?;
+        terminal.output().wait_for("33 44", deadline)?;
+        let ended = || child.try_wait().context("cannot wait");
+        assert_eq!(deadline.wait_for("the end of the command", ended)?.code(), Some(5), "{command:?}");
+    }
+    runv.call(&["state", "c1"])?.refused("container does not exist")?;
     Ok(())
 }

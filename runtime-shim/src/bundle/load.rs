@@ -61,7 +61,7 @@ pub(crate) enum BundleError {
         source: io::Error,
     },
     /// Not there.
-    #[error("the bundle {} has no {CONFIG_FILE}; write one with `sandbox spec`", path.display())]
+    #[error("the bundle {} has no {CONFIG_FILE}; write one with `runv spec` or `sandbox spec`", path.display())]
     NoConfig {
         /// The bundle.
         path: PathBuf,

@@ -131,7 +131,7 @@ fn what_is_not_applied_yet_is_told_by_field() {
 fn a_missing_configuration_is_told_with_the_remedy() {
     let bundle = tempfile::tempdir().unwrap();
     let error = load(bundle.path()).unwrap_err().to_string();
-    assert!(error.ends_with("has no config.json; write one with `sandbox spec`"), "{error}");
+    assert!(error.ends_with("has no config.json; write one with `runv spec` or `sandbox spec`"), "{error}");
     let error = chain(&load(&bundle.path().join("none")).unwrap_err());
     assert!(error.starts_with("cannot open the bundle") && error.contains("No such file"), "{error}");
 }
