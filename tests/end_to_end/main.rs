@@ -7,6 +7,7 @@ mod bad_input;
 mod commands;
 mod exit;
 mod files;
+mod hostile;
 mod hosts;
 mod id_map;
 mod isolation;

@@ -1,6 +1,7 @@
 //! `kill`: sends a signal to a container.
 
 use std::str::FromStr;
+use std::time::Duration;
 
 use agent_protocol::agent as proto;
 use anyhow::anyhow;
@@ -9,7 +10,7 @@ use nix::sys::signal::Signal;
 
 use super::flags::Global;
 use crate::container::id::ContainerId;
-use crate::container::record::Status;
+use crate::container::record::{Record, Status};
 use crate::control::agent::{Agent, CallError};
 use crate::control::client;
 use crate::failure::Failure;
@@ -29,6 +30,12 @@ pub(super) struct Arguments {
 }
 
 const SIGKILL: u32 = (Signal::SIGKILL as i32).unsigned_abs();
+
+/// How long a guest may take to kill its container. After that, its machine is killed.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// How long a monitor may take that is about to end by itself, of which its guest is silent.
+const GRACE: Duration = Duration::from_secs(2);
 
 /// A signal as runc's command line takes it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,7 +67,13 @@ pub(super) fn main(arguments: &Arguments, global: &Global) -> Result<u8, Failure
         all: arguments.all,
         ..Default::default()
     };
-    let sent = Agent::connect(&folder).and_then(|mut agent| agent.call(&request));
+    let is_kill = arguments.signal.0 == SIGKILL;
+    let sent = if is_kill {
+        Agent::connect_within(&folder, PATIENCE)
+            .and_then(|mut agent| agent.call_within(&request, Some(PATIENCE)))
+    } else {
+        Agent::connect(&folder).and_then(|mut agent| agent.call(&request))
+    };
     match sent {
         Ok(_) => Ok(0),
         // It ended between the look and the call.
@@ -72,8 +85,18 @@ pub(super) fn main(arguments: &Arguments, global: &Global) -> Result<u8, Failure
             SIGKILL if client::end_machine(&folder).is_ok() => Ok(0),
             _ => Err(anyhow!("container not running").into()),
         },
+        Err(error) if is_kill && error.is_silence() => kill_from_outside(&record, &error),
         Err(error) => Err(error.into()),
     }
+}
+
+/// No guest can refuse this signal: with the monitor goes the machine, and to the engine the container has died of it.
+fn kill_from_outside(record: &Record, silence: &CallError) -> Result<u8, Failure> {
+    if !record.monitor.ends_within(GRACE)? {
+        tracing::warn!(error = %silence, "the guest does not answer, so its machine is killed");
+        record.monitor.kill_within(PATIENCE)?;
+    }
+    Ok(0)
 }
 
 #[cfg(test)]

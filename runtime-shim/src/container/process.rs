@@ -50,6 +50,11 @@ impl ProcessId {
         wait(&pidfd, time)
     }
 
+    /// Whether it has ended, or does within `time`.
+    pub(crate) fn ends_within(self, time: Duration) -> io::Result<bool> {
+        self.open()?.map_or(Ok(true), |pidfd| readable_within(pidfd.as_fd(), time))
+    }
+
     /// A descriptor of it, unless it has ended.
     fn open(self) -> io::Result<Option<OwnedFd>> {
         let pid = i32::try_from(self.pid).ok().and_then(Pid::from_raw);
@@ -96,8 +101,10 @@ mod tests {
         assert!(!other.is_alive());
         other.kill_within(Duration::from_secs(5)).unwrap();
         assert!(process.is_alive());
+        assert!(!process.ends_within(Duration::ZERO).unwrap());
         process.kill_within(Duration::from_secs(5)).unwrap();
         assert!(!process.is_alive());
+        assert!(process.ends_within(Duration::ZERO).unwrap());
         child.wait().unwrap();
         process.kill_within(Duration::from_secs(5)).unwrap();
     }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use agent_protocol::AGENT_PORT;
 use rustix::event::PollFd;
 
-use super::client::{ControlError, connect_to_guest};
+use super::client::{ControlError, connect_to_guest, connect_to_guest_within};
 use crate::container::store::Folder;
 use crate::io::poll::poll_until;
 use crate::sandbox::agent_client::{AgentClient, AgentError, Call};
@@ -38,6 +38,16 @@ impl CallError {
     pub(crate) fn says(&self, text: &str) -> bool {
         matches!(self, Self::Agent(AgentError::Refused { message, .. }) if message.contains(text))
     }
+
+    /// Whether the guest, for all that is known, does not answer: its agent has said nothing that makes sense.
+    pub(crate) fn is_silence(&self) -> bool {
+        match self {
+            Self::Unresponsive(_) => true,
+            Self::Agent(error) => !matches!(error, AgentError::Refused { .. }),
+            Self::Control(error) => !matches!(error, ControlError::Gone),
+            Self::Wait(_) => false,
+        }
+    }
 }
 
 /// A connection.
@@ -50,6 +60,11 @@ impl Agent {
     /// Connects to the agent of a container.
     pub(crate) fn connect(folder: &Folder) -> Result<Self, CallError> {
         Self::over(connect_to_guest(folder, AGENT_PORT)?)
+    }
+
+    /// The same for those who cannot wait for long.
+    pub(crate) fn connect_within(folder: &Folder, patience: Duration) -> Result<Self, CallError> {
+        Self::over(connect_to_guest_within(folder, AGENT_PORT, patience)?)
     }
 
     /// Over a connection that has been made.
@@ -80,5 +95,21 @@ impl Agent {
             }
             self.client.progress()?;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_agent_that_refuses_and_a_monitor_that_has_gone_are_no_silence() {
+        let refusal = || ControlError::Refused { message: "port 1024 of the guest".into(), exit_code: 1 };
+        let silent: [CallError; 3] =
+            [CallError::Unresponsive("SignalProcess"), refusal().into(), AgentError::Closed.into()];
+        assert!(silent.iter().all(CallError::is_silence));
+        let refused = AgentError::Refused { method: "SignalProcess", message: "takes no signals".into() };
+        let others: [CallError; 2] = [refused.into(), ControlError::Gone.into()];
+        assert!(!others.iter().any(CallError::is_silence));
     }
 }

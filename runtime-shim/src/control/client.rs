@@ -41,7 +41,16 @@ pub(crate) enum ControlError {
 
 /// A connection to a port of the container's guest.
 pub(crate) fn connect_to_guest(folder: &Folder, port: u32) -> Result<UnixStream, ControlError> {
-    let fd = ask(folder, &Request::Connect { port }, PATIENCE)?;
+    connect_to_guest_within(folder, port, PATIENCE)
+}
+
+/// The same for those who cannot wait for long.
+pub(crate) fn connect_to_guest_within(
+    folder: &Folder,
+    port: u32,
+    patience: Duration,
+) -> Result<UnixStream, ControlError> {
+    let fd = ask(folder, &Request::Connect { port }, patience)?;
     let missing = || ControlError::Socket(io::Error::other("it passed no connection"));
     fd.map(UnixStream::from).ok_or_else(missing)
 }
