@@ -81,6 +81,8 @@ pub(crate) fn bundle(program: &Path) -> Result<Bundle> {
     let bundle = Bundle::new(&["/workload"])?.edit(|spec| {
         // What the three runtimes, of different ages, all do.
         spec["process"]["rlimits"] = json!([]);
+        // Several containers of the bundle, each in a cgroup of its own.
+        spec["linux"]["cgroupsPath"] = json!(null);
     })?;
     fs::copy(program, bundle.rootfs().join("workload")).with_context(|| program.display().to_string())?;
     Ok(bundle)
