@@ -310,3 +310,46 @@ fn an_interface_that_is_taken_away_in_use_harms_nothing_else() -> Result<()> {
     ensure!(!namespace.inside()?.contains("runv"), "the tap");
     census.restored(Deadline::after(Duration::from_secs(5))?)
 }
+
+#[test]
+fn interfaces_that_come_and_go_while_the_container_runs_do_so_in_the_guest() -> Result<()> {
+    let _order = alone();
+    let namespace = Namespace::new(10)?;
+    let (census, before) = (Census::take()?, namespace.inside()?);
+    let bundle = bundle_in(&namespace, "sleep 1000")?;
+    let runv = Runtime::new(&bundle)?;
+    runv.run_detached("c1")?;
+    let shows = |command: &str, text: &str| {
+        Deadline::generous()?.wait_for(&format!("{text:?} of {command:?}"), || {
+            Ok(said(&runv, command).ok().filter(|shown| shown.contains(text)))
+        })
+    };
+    // A device of the guest that has been given back serves again.
+    for number in [1, 2] {
+        for line in [
+            "link add late type veth peer name late0 netns net10".to_owned(),
+            format!("addr add 10.79.{number}.1/24 dev late"),
+            "link set late up".to_owned(),
+            format!("-n net10 link set late0 address 02:79:00:00:00:0{number} mtu 1300"),
+            format!("-n net10 addr add 10.79.{number}.2/24 dev late0"),
+            "-n net10 link set late0 up".to_owned(),
+            format!("-n net10 route add 203.0.113.0/24 via 10.79.{number}.1"),
+        ] {
+            ip(&line)?;
+        }
+        shows("ip route", &format!("203.0.113.0/24 via 10.79.{number}.1 dev late0"))?;
+        let link = shows("ip addr show late0", &format!("inet 10.79.{number}.2/24"))?;
+        ensure!(link.contains(&format!("02:79:00:00:00:0{number}")) && link.contains("mtu 1300"), "{link}");
+        said(&runv, &format!("ping -c 1 -W 5 10.79.{number}.1 && ping -c 1 -W 5 10.77.10.1"))?;
+        ip("link del late")?;
+        Deadline::generous()?.wait_for("the interface's end", || {
+            Ok((said(&runv, "ls /sys/class/net")? == "lo\nnet7\n").then_some(()))
+        })?;
+    }
+    ip("-n net10 addr add 10.77.10.7/32 dev net7")?;
+    shows("ip addr show net7", "inet 10.77.10.7/32")?;
+    ip("-n net10 addr del 10.77.10.7/32 dev net7")?;
+    runv.call(&["delete", "--force", "c1"])?.expect(0)?;
+    assert_eq!(namespace.inside()?, before);
+    census.restored(Deadline::after(Duration::from_secs(5))?)
+}

@@ -203,6 +203,32 @@ fn a_container_is_on_each_network_that_it_has_been_put_on_and_can_leave_one() ->
     reaches(&container, &address(&peers[0], "first")?)
 }
 
+#[test]
+fn a_container_that_runs_is_connected_to_a_network_and_leaves_it() -> Result<()> {
+    let _order = together();
+    let network = Network::new("later", &["--subnet", "10.78.5.0/24"])?;
+    let docker = network.engine;
+    let peer = docker.start_in("later", &["--runtime", "runc"], ECHO)?;
+    let container = docker.start_in("bridge", &["--name", "connected"], ECHO)?;
+    container.wrote("ready")?;
+    let to_peer = address(&peer, "later")?;
+    for ip in ["10.78.5.7", "10.78.5.8"] {
+        docker.call(["network", "connect", "--ip", ip, "later", "connected"])?.expect(0)?;
+        Deadline::generous()?.wait_for("the interface", || {
+            // docker gives each its own number.
+            let shown = container.exec(&[], "ip addr")?;
+            Ok(shown.stdout.contains(&format!("inet {ip}/24")).then_some(()))
+        })?;
+        reaches(&container, &to_peer)?;
+        reaches(&peer, ip)?;
+        docker.call(["network", "disconnect", "later", "connected"])?.expect(0)?;
+        Deadline::generous()?.wait_for("the interface's end", || {
+            Ok((container.exec(&[], "ls /sys/class/net")?.stdout == "eth0\nlo\n").then_some(()))
+        })?;
+    }
+    Ok(())
+}
+
 /// The host's network is another kernel's.
 #[test]
 fn on_the_hosts_network_there_is_a_loopback_of_the_machine() -> Result<()> {

@@ -7,10 +7,15 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{CWD, Mode, OFlags, openat};
 use rustix::process::Pid;
 
+use crate::container::Container;
+use crate::container::status::Status;
 use crate::failure::{Failure, FailureKind};
 use crate::resolver::{Resolver, Serving};
 use crate::sys::namespaces::within_network;
 use crate::sys::netlink::{Move, Netlink};
+
+/// Of a device that no container has; the kernel puts a number in place of `%d`.
+const SPARE: &str = "spare%d";
 
 /// What a container gets, checked.
 #[derive(Clone, Debug, Default)]
@@ -26,7 +31,9 @@ pub struct Network {
 /// A device, and what it becomes.
 #[derive(Clone, Debug)]
 pub struct Interface {
-    /// By which it is found.
+    /// By which the device is found.
+    pub device_mac: [u8; 6],
+    /// Its address in the container.
     pub mac: [u8; 6],
     /// Its name.
     pub name: String,
@@ -53,33 +60,83 @@ impl Network {
             return Ok(None);
         }
         let namespace = namespace_of(pid).map_err(failed("cannot open the container's network namespace"))?;
+        self.bring_to(namespace.as_fd())?;
+        let serving = self.resolver.as_ref().map(|resolver| resolver.serve(namespace.as_fd())).transpose();
+        serving.map_err(failed("cannot listen for the host's name server"))
+    }
+
+    /// Takes interfaces from the network namespace of the process `pid`, and gives it these.
+    ///
+    /// # Errors
+    ///
+    /// As [`Network::give_to`]; what comes after has not been done.
+    pub fn replace(&self, removed: &[Interface], pid: Pid) -> Result<(), Failure> {
+        let namespace = namespace_of(pid).map_err(failed("cannot open the container's network namespace"))?;
+        let there = netlink_in(namespace.as_fd())?;
+        let own = namespace_of(rustix::process::getpid())
+            .map_err(failed("cannot open the agent's network namespace"))?;
+        for interface in removed {
+            interface
+                .return_to(own.as_fd(), &there)
+                .map_err(failed(&format!("cannot take the network interface {:?}", interface.name)))?;
+        }
+        self.bring_to(namespace.as_fd())
+    }
+
+    fn bring_to(&self, namespace: BorrowedFd<'_>) -> Result<(), Failure> {
         let here = Netlink::open().map_err(failed("cannot open a netlink socket"))?;
         for interface in &self.interfaces {
             interface
-                .move_to(namespace.as_fd(), &here)
+                .move_to(namespace, &here)
                 .map_err(failed(&format!("cannot make the network interface {:?}", interface.name)))?;
         }
-        let there = within_network(namespace.as_fd(), Netlink::open)
-            .and_then(|socket| socket)
-            .map_err(failed("cannot enter the container's network namespace"))?;
+        let there = netlink_in(namespace)?;
         for (number, request) in self.requests.iter().enumerate() {
             let kind = request.get(4..6).map_or(0, |kind| u16::from_ne_bytes([kind[0], kind[1]]));
             there.execute(request).map_err(failed(&format!(
                 "cannot configure the network: request {number}, of the type {kind} of rtnetlink(7)"
             )))?;
         }
-        let serving = self.resolver.as_ref().map(|resolver| resolver.serve(namespace.as_fd())).transpose();
-        serving.map_err(failed("cannot listen for the host's name server"))
+        Ok(())
+    }
+}
+
+impl Container {
+    /// Takes interfaces from it, and gives it others.
+    ///
+    /// # Errors
+    ///
+    /// As [`Network::replace`], or that it has ended.
+    pub fn change_network(&self, network: &Network, removed: &[Interface]) -> Result<(), Failure> {
+        if self.status() == Status::Stopped {
+            let message = format!("container {:?}, whose network is to be changed, has ended", self.id);
+            return Err(Failure::new(FailureKind::InvalidRequest, message));
+        }
+        network.replace(removed, self.init.pid())
     }
 }
 
 impl Interface {
     fn move_to(&self, namespace: BorrowedFd<'_>, here: &Netlink) -> io::Result<()> {
-        let found = here.find(self.mac)?;
+        let found = here.find(self.device_mac)?;
         let index = found.ok_or_else(|| io::Error::other("the guest has no device of that address"))?;
-        let (name, new_index, mtu) = (self.name.as_str(), self.index, self.mtu);
-        here.move_link(&Move { index, namespace, name, new_index, mtu })
+        let (name, new_index, mtu) = (self.name.as_str(), Some(self.index), self.mtu);
+        let address = Some(self.mac).filter(|mac| *mac != self.device_mac);
+        here.move_link(&Move { index, namespace, name, new_index, address, mtu })
     }
+
+    /// Makes it the guest's device again.
+    fn return_to(&self, namespace: BorrowedFd<'_>, there: &Netlink) -> io::Result<()> {
+        let address = Some(self.device_mac).filter(|mac| *mac != self.mac);
+        let (index, name, mtu) = (self.index, SPARE, self.mtu);
+        there.move_link(&Move { index, namespace, name, new_index: None, address, mtu })
+    }
+}
+
+fn netlink_in(namespace: BorrowedFd<'_>) -> Result<Netlink, Failure> {
+    within_network(namespace, Netlink::open)
+        .and_then(|socket| socket)
+        .map_err(failed("cannot enter the container's network namespace"))
 }
 
 fn namespace_of(pid: Pid) -> io::Result<OwnedFd> {

@@ -3,6 +3,7 @@
 //! Each call runs as a task of the event loop; a call that has begun is finished even if its client goes.
 
 mod container;
+mod network;
 mod process;
 mod resources;
 mod sandbox;
@@ -119,6 +120,14 @@ impl Agent for Service {
         request: api::UpdateContainerRequest,
     ) -> ttrpc::Result<api::UpdateContainerResponse> {
         resources::update(&self.containers, request)
+    }
+
+    async fn update_network(
+        &self,
+        _: &TtrpcContext,
+        request: api::UpdateNetworkRequest,
+    ) -> ttrpc::Result<api::UpdateNetworkResponse> {
+        network::update(&self.containers, request)
     }
 
     async fn pause_container(

@@ -42,8 +42,10 @@ pub struct Move<'a> {
     pub namespace: BorrowedFd<'a>,
     /// Its name there.
     pub name: &'a str,
-    /// Its number there.
-    pub new_index: u32,
+    /// Its number there, if that matters.
+    pub new_index: Option<u32>,
+    /// Its address there, if that is another.
+    pub address: Option<[u8; 6]>,
     /// Its MTU.
     pub mtu: u32,
 }
@@ -106,7 +108,12 @@ impl Netlink {
         use std::os::fd::AsRawFd;
         let mut body = [&[0; 4], &to.index.to_ne_bytes()[..], &[0; 8]].concat();
         attribute(&mut body, NAMESPACE, &to.namespace.as_raw_fd().to_ne_bytes());
-        attribute(&mut body, NEW_INDEX, &to.new_index.to_ne_bytes());
+        if let Some(index) = to.new_index {
+            attribute(&mut body, NEW_INDEX, &index.to_ne_bytes());
+        }
+        if let Some(address) = to.address {
+            attribute(&mut body, ADDRESS, &address);
+        }
         attribute(&mut body, NAME, &[to.name.as_bytes(), &[0]].concat());
         attribute(&mut body, MTU, &to.mtu.to_ne_bytes());
         self.execute(&message(NEW_LINK, REQUEST | ACK, &body))

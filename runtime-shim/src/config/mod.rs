@@ -15,6 +15,7 @@ mod balloon;
 mod cpus;
 mod load;
 mod memory;
+mod network;
 mod rootfs_upper;
 mod vm_field;
 
@@ -23,6 +24,7 @@ pub(crate) use balloon::Balloon;
 pub(crate) use cpus::Cpus;
 pub(crate) use load::{LoadError, load};
 pub(crate) use memory::{MAX_MIB as MAX_MEMORY_MIB, MemorySize};
+pub(crate) use network::NetworkOptions;
 pub(crate) use rootfs_upper::RootfsUpper;
 pub(crate) use vm_field::VmField;
 
@@ -81,6 +83,9 @@ pub(crate) struct Config {
     /// The file system shared with the guest.
     #[serde(default)]
     pub(crate) virtio_fs: VirtioFs,
+    /// Networks of engines.
+    #[serde(default)]
+    pub(crate) network: NetworkOptions,
 }
 
 impl Default for Config {
@@ -104,6 +109,7 @@ impl Default for Config {
             boot_timeout_seconds: None,
             qemu: Qemu::default(),
             virtio_fs: VirtioFs::default(),
+            network: NetworkOptions::default(),
         }
     }
 }
@@ -133,6 +139,7 @@ impl Config {
     /// What cannot be checked key by key.
     fn check(&self) -> Result<(), &'static str> {
         self.virtio_fs.check()?;
+        self.network.check()?;
         if !self.kernel_directories.iter().all(|path| path.is_absolute()) {
             return Err("kernel_directories must be absolute paths");
         }

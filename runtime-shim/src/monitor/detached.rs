@@ -42,7 +42,7 @@ use crate::host_namespace;
 use crate::host_oom;
 use crate::io::streams::Input;
 use crate::io::terminal::RawMode;
-use crate::network::{self, Network, Redirect};
+use crate::network::{self, Live, Network};
 use crate::report::{self, EngineLog, Stderr};
 use crate::sandbox::inherited_fds::withhold_inherited_fds;
 use crate::sandbox::prepare::prepare;
@@ -84,7 +84,7 @@ struct Container<'plan> {
     traces: Option<Traces>,
     /// What the agent is to make of the network, and the host's half of it.
     network: proto::Network,
-    _redirect: Option<Redirect>,
+    live: Option<Live>,
     sandbox: Sandbox,
     signals: Signals,
     boot_timeout: std::time::Duration,
@@ -154,8 +154,9 @@ fn create<'plan>(plan: &'plan MonitorPlan, creator: &Creator) -> Result<Containe
         creator.announce(&Announcement::Prepared)?;
         creator.wait()?;
     }
-    let Network { devices, configuration, redirect } =
-        if is_own { Network::take()? } else { Network::default() };
+    let spare = config.network.spare_interfaces.into();
+    let Network { devices, configuration, live } =
+        if is_own { Network::take(spare)? } else { Network::default() };
     let (sandbox, boot_timeout) = prepared.start(devices)?;
     if configuration.resolver.is_some() {
         network::resolver::serve(&sandbox.directory)?;
@@ -171,7 +172,7 @@ fn create<'plan>(plan: &'plan MonitorPlan, creator: &Creator) -> Result<Containe
         folder,
         traces: Some(traces),
         network: configuration,
-        _redirect: redirect,
+        live,
         sandbox,
         signals,
         boot_timeout,
@@ -243,6 +244,7 @@ impl Container<'_> {
             place: &place,
             upper_mib,
             network: std::mem::take(&mut self.network),
+            live: self.live.take(),
             folder: &self.folder,
         };
         let (mut workload, end) = resident.live_in(boot, guest, self.traces.take(), creator)?;
@@ -278,6 +280,8 @@ pub(super) struct Resident<'a> {
     pub(super) upper_mib: Option<u32>,
     /// What the guest gets of the host's network.
     pub(super) network: proto::Network,
+    /// The host's half of it.
+    pub(super) live: Option<Live>,
     pub(super) folder: &'a Folder,
 }
 
@@ -285,7 +289,7 @@ impl Resident<'_> {
     /// Has the container made, and follows it to its end, until the last of its output has been taken. Commands reach
     /// it meanwhile.
     pub(super) fn live_in<'boot>(
-        &self,
+        mut self,
         boot: Boot<'boot>,
         guest: Guest,
         traces: Option<Traces>,
@@ -297,6 +301,11 @@ impl Resident<'_> {
         let state = hook_state(self.folder).map_err(host("say the container's state"))?;
         let (mut workload, streams) =
             relay::create(boot, (self.place, self.upper_mib), &self.plan.spec, state, self.network.clone())?;
+        if let Some(live) = self.live.take() {
+            let directory = guest.directory.try_clone().map_err(host("duplicate a descriptor"))?;
+            let watched = live.watch(directory, workload.container_id.clone());
+            watched.map_err(host("watch the container's network"))?;
+        }
         let (input, outputs) = streams.start().map_err(host("start copying streams"))?;
         let raw_mode = if relay::wants_terminal(&self.plan.spec) { Some(RawMode::enter()?) } else { None };
         let starts = server::serve(self.folder, guest).map_err(host("serve the control socket"))?;

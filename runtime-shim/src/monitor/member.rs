@@ -112,8 +112,14 @@ impl Container<'_> {
         let boot =
             Boot::of_another(directory().map_err(host("duplicate a descriptor"))?, &self.signals, PATIENCE);
         let (plan, place, upper_mib) = (self.plan, &self.place, self.upper_mib);
-        let resident =
-            Resident { plan, place, upper_mib, network: proto::Network::default(), folder: &self.folder };
+        let resident = Resident {
+            plan,
+            place,
+            upper_mib,
+            network: proto::Network::default(),
+            live: None,
+            folder: &self.folder,
+        };
         Ok(resident.live_in(boot, guest, self.traces.take(), creator)?.1)
     }
 }

@@ -10,6 +10,7 @@
 //! the guest's. [`survey`] sees what is there, [`tap`] and [`redirect`] make the way, the agent makes the guest's
 //! half of it. All of it goes with the descriptors that [`Network`] and the device process hold.
 
+mod live;
 mod netlink;
 mod nf_tables;
 mod redirect;
@@ -23,7 +24,9 @@ use agent_protocol::agent as proto;
 use oci_spec::runtime::Spec;
 
 use crate::sandbox::devices::NetworkDevice;
-pub(crate) use redirect::Redirect;
+pub(crate) use live::Live;
+use live::Slot;
+use redirect::Redirect;
 use tap::Tap;
 
 /// The network could not be had.
@@ -62,8 +65,11 @@ pub(crate) struct Network {
     /// For the agent.
     pub(crate) configuration: proto::Network,
     /// To be kept for as long as the machine lives.
-    pub(crate) redirect: Option<Redirect>,
+    pub(crate) live: Option<Live>,
 }
+
+/// With spare ones; what a machine has room for besides its other devices.
+const MOST_DEVICES: usize = 3;
 
 /// Whether hooks may still put interfaces into the network namespace of a container, once that is there.
 pub(crate) fn may_come_with_hooks(spec: &Spec) -> bool {
@@ -74,8 +80,9 @@ pub(crate) fn may_come_with_hooks(spec: &Spec) -> bool {
 }
 
 impl Network {
-    /// Takes over the interfaces of the calling thread's network namespace, which is that of the container.
-    pub(crate) fn take() -> Result<Self, NetworkError> {
+    /// Takes over the interfaces of the calling thread's network namespace, which is that of the container. If there are
+    /// any, the machine gets up to `spare` devices more, for interfaces that come later.
+    pub(crate) fn take(spare: usize) -> Result<Self, NetworkError> {
         let links = survey::links().map_err(NetworkError::Survey)?;
         if links.is_empty() {
             return Ok(Self::default());
@@ -115,8 +122,17 @@ impl Network {
             resolver: has_resolver.then(resolver::configuration).into(),
             ..Default::default()
         };
+        let mut slots: Vec<_> = links.iter().zip(&taps).map(|(link, tap)| Slot::of(link, tap)).collect();
+        for number in 0..spare.min(MOST_DEVICES.saturating_sub(links.len())) {
+            let failed = |source| NetworkError::Tap { interface: "that may come".to_owned(), source };
+            let tap = Tap::new().map_err(failed)?;
+            slots.push(Slot::spare(number, &tap));
+            taps.push(tap);
+        }
+        let devices = slots.iter().zip(taps);
         let devices =
-            links.iter().zip(taps).map(|(link, tap)| NetworkDevice { mac: link.mac, tap: tap.fd }).collect();
-        Ok(Self { devices, configuration, redirect: Some(redirect) })
+            devices.map(|(slot, tap)| NetworkDevice { mac: slot.device_mac, tap: tap.fd }).collect();
+        let live = Live::new(redirect, slots, links, &configuration.requests);
+        Ok(Self { devices, configuration, live: Some(live) })
     }
 }

@@ -5,8 +5,10 @@ use std::io;
 use std::os::fd::OwnedFd;
 
 use netlink_packet_core::{DefaultNla, Emitable, NetlinkBuffer, NlasIterator};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{
-    AddressFamily, Protocol, RecvFlags, SendFlags, SocketFlags, SocketType, netlink, recv, send, socket_with,
+    AddressFamily, Protocol, RecvFlags, SendFlags, SocketFlags, SocketType, bind, netlink, recv, send,
+    socket_with,
 };
 
 /// `NLM_F_*` (linux/netlink.h).
@@ -25,6 +27,9 @@ const ERROR: u16 = 2;
 const DONE: u16 = 3;
 
 const HEADER_SIZE: usize = 16;
+
+/// `RTMGRP_*`: links, and addresses, routes and rules of both families.
+const CHANGES: u32 = 0x1 | 0x10 | 0x40 | 0x80 | 0x100 | 0x400;
 
 /// More than the kernel puts into one datagram.
 const DATAGRAM: usize = 64 * 1024;
@@ -45,6 +50,32 @@ impl Socket {
     pub(super) fn route() -> io::Result<Self> {
         // It is number 0, which is no number to rustix.
         Self::open(None)
+    }
+
+    /// To be told when interfaces, addresses and routes change.
+    pub(super) fn of_changes() -> io::Result<Self> {
+        let socket = Self::open(None)?;
+        bind(&socket.0, &netlink::SocketAddrNetlink::new(0, CHANGES))?;
+        Ok(socket)
+    }
+
+    /// Waits for a change, then until there was none for `quiet`, as changes come in groups; but not much longer
+    /// than `most` such times.
+    pub(super) fn wait_for_changes(&self, quiet: Timespec, most: u32) -> io::Result<()> {
+        let mut bytes = vec![0; DATAGRAM];
+        let mut take = |flags| match recv(&self.0, &mut bytes[..], flags) {
+            // Some were lost, which is a change too; or there is none.
+            Err(rustix::io::Errno::NOBUFS | rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => Ok(()),
+            other => other.map(drop),
+        };
+        take(RecvFlags::empty())?;
+        for _ in 0..most {
+            if poll(&mut [PollFd::new(&self.0, PollFlags::IN)], Some(&quiet))? == 0 {
+                break;
+            }
+            take(RecvFlags::DONTWAIT)?;
+        }
+        Ok(())
     }
 
     /// About nf_tables.
@@ -74,6 +105,9 @@ impl Socket {
 
     /// Sends requests, `answers` of which ask for an acknowledgement, in one datagram, and waits for these.
     pub(super) fn execute(&self, requests: &[u8], answers: usize) -> io::Result<()> {
+        // What is left of a batch that failed.
+        let mut rest = vec![0; DATAGRAM];
+        while recv(&self.0, &mut rest[..], RecvFlags::DONTWAIT).is_ok() {}
         send(&self.0, requests, SendFlags::empty())?;
         let mut left = answers;
         while left > 0 {

@@ -12,6 +12,7 @@ const SUBSYSTEM: u16 = 10;
 const NEW_TABLE: u16 = SUBSYSTEM << 8;
 const NEW_CHAIN: u16 = SUBSYSTEM << 8 | 3;
 const NEW_RULE: u16 = SUBSYSTEM << 8 | 6;
+const DELETE_CHAIN: u16 = SUBSYSTEM << 8 | 5;
 
 /// `NLM_F_EXCL`.
 const EXCLUSIVE: u16 = 0x200;
@@ -64,6 +65,17 @@ impl<'a> Batch<'a> {
     pub(super) fn new(family: u8, table: &'a str, flags: u32) -> Self {
         let body = [text(1, table), number(2, flags)].concat();
         Self { family, table, requests: vec![(NEW_TABLE, CREATE | EXCLUSIVE, body)] }
+    }
+
+    /// About a table that is there.
+    pub(super) fn of(family: u8, table: &'a str) -> Self {
+        Self { family, table, requests: Vec::new() }
+    }
+
+    /// Takes a chain away, with its rules.
+    pub(super) fn delete_chain(&mut self, name: &str) {
+        let body = [text(1, self.table), text(3, name)].concat();
+        self.requests.push((DELETE_CHAIN, 0, body));
     }
 
     /// A chain.

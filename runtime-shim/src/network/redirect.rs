@@ -30,7 +30,8 @@ const TRANSPORT_HEADER: u32 = 2;
 /// The rules are there as long as this is open.
 #[derive(Debug)]
 pub(crate) struct Redirect {
-    _owner: Socket,
+    owner: Socket,
+    has_resolver: bool,
 }
 
 /// An interface, by name and number.
@@ -42,13 +43,36 @@ impl Redirect {
     /// `AlreadyExists` and `PermissionDenied` mean that another sandbox has joined them.
     pub(super) fn between(pairs: &[[End; 2]], has_resolver: bool) -> io::Result<Self> {
         let owner = Socket::netfilter()?;
-        owner.execute(&batch(pairs, has_resolver).to_bytes(), 1)?;
-        Ok(Self { _owner: owner })
+        let mut batch = Batch::new(NETDEV, TABLE, TABLE_OWNER);
+        join(&mut batch, pairs, has_resolver);
+        owner.execute(&batch.to_bytes(), 1)?;
+        Ok(Self { owner, has_resolver })
+    }
+
+    /// Joins one more.
+    pub(super) fn join(&self, pair: [End; 2]) -> io::Result<()> {
+        let mut batch = Batch::of(NETDEV, TABLE);
+        join(&mut batch, &[pair], self.has_resolver);
+        self.owner.execute(&batch.to_bytes(), 1)
+    }
+
+    /// Parts an interface, which may be gone, from its tap.
+    pub(super) fn part(&self, interface: u32, tap: u32) -> io::Result<()> {
+        let delete = |index: u32| {
+            let mut batch = Batch::of(NETDEV, TABLE);
+            batch.delete_chain(&index.to_string());
+            self.owner.execute(&batch.to_bytes(), 1)
+        };
+        match delete(interface) {
+            // It has gone with the interface.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            other => other?,
+        }
+        delete(tap)
     }
 }
 
-fn batch(pairs: &[[End; 2]], has_resolver: bool) -> Batch<'static> {
-    let mut batch = Batch::new(NETDEV, TABLE, TABLE_OWNER);
+fn join(batch: &mut Batch<'_>, pairs: &[[End; 2]], has_resolver: bool) {
     for [interface, tap] in pairs {
         for ((name, index), to, exceptions) in [(interface, tap.1, has_resolver), (tap, interface.1, false)] {
             let chain = index.to_string();
@@ -62,7 +86,6 @@ fn batch(pairs: &[[End; 2]], has_resolver: bool) -> Batch<'static> {
             batch.rule(&chain, &[target, forward()]);
         }
     }
-    batch
 }
 
 /// What is meant for sockets of the namespace on the host: answers of name servers, and, for the guest as well, answers to who
@@ -93,11 +116,16 @@ mod tests {
 
     const RULE: u16 = 0xa06;
 
+    fn bytes(has_resolver: bool) -> Vec<u8> {
+        let mut batch = Batch::new(NETDEV, TABLE, TABLE_OWNER);
+        join(&mut batch, &[[("eth0".to_owned(), 7), ("runv0".to_owned(), 9)]], has_resolver);
+        batch.to_bytes()
+    }
+
     /// Of each rule, its chain and the names of its expressions.
     fn rules(has_resolver: bool) -> Vec<(String, Vec<String>)> {
         let text = |bytes: &[u8]| String::from_utf8(bytes.strip_suffix(&[0]).unwrap().to_vec()).unwrap();
-        let pair = [("eth0".to_owned(), 7), ("runv0".to_owned(), 9)];
-        let messages = parse(&batch(&[pair], has_resolver).to_bytes());
+        let messages = parse(&bytes(has_resolver));
         let rules = messages.iter().filter(|message| message.kind == RULE);
         let rule = |body: &[u8]| {
             let found = attributes(&body[4..]);
@@ -128,7 +156,7 @@ mod tests {
 
     #[test]
     fn an_answer_is_asked_for_once() {
-        let bytes = batch(&[[("eth0".to_owned(), 7), ("runv0".to_owned(), 9)]], true).to_bytes();
+        let bytes = bytes(true);
         let (mut rest, mut flags) = (&bytes[..], Vec::new());
         while let Some(header) = rest.first_chunk::<8>() {
             let [l0, l1, l2, l3, _, _, f0, f1] = *header;

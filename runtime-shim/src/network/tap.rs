@@ -60,17 +60,22 @@ impl Tap {
 
     /// Brings it up. The host's own stack says nothing on it: it gets no address.
     pub(super) fn bring_up(&self, mtu: u32) -> io::Result<()> {
-        let up = libc::IFF_UP.cast_unsigned().to_ne_bytes();
-        let header = [[0; 4], self.index.to_ne_bytes(), up, up].concat();
-        let silence = attribute(IFLA_INET6_ADDR_GEN_MODE, [NO_ADDRESSES]);
-        let inet6 = u16::try_from(libc::AF_INET6).map_err(io::Error::other)?;
-        let route = Socket::route()?;
-        // A host without IPv6 has nothing to silence.
-        let silenced = [header.clone(), nested(IFLA_AF_SPEC, &[nested(inet6, &[silence])])].concat();
-        let _ = route.execute(&message(NEW_LINK, REQUEST | ACK, &silenced), 1);
-        let body = [header, attribute(IFLA_MTU, mtu.to_ne_bytes())].concat();
-        route.execute(&message(NEW_LINK, REQUEST | ACK, &body), 1)
+        bring_up(self.index, mtu)
     }
+}
+
+/// The same by its number.
+pub(super) fn bring_up(index: u32, mtu: u32) -> io::Result<()> {
+    let up = libc::IFF_UP.cast_unsigned().to_ne_bytes();
+    let header = [[0; 4], index.to_ne_bytes(), up, up].concat();
+    let silence = attribute(IFLA_INET6_ADDR_GEN_MODE, [NO_ADDRESSES]);
+    let inet6 = u16::try_from(libc::AF_INET6).map_err(io::Error::other)?;
+    let route = Socket::route()?;
+    // A host without IPv6 has nothing to silence.
+    let silenced = [header.clone(), nested(IFLA_AF_SPEC, &[nested(inet6, &[silence])])].concat();
+    let _ = route.execute(&message(NEW_LINK, REQUEST | ACK, &silenced), 1);
+    let body = [header, attribute(IFLA_MTU, mtu.to_ne_bytes())].concat();
+    route.execute(&message(NEW_LINK, REQUEST | ACK, &body), 1)
 }
 
 fn done(result: libc::c_int) -> io::Result<()> {

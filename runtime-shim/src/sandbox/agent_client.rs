@@ -83,6 +83,7 @@ calls! {
     SignalProcessRequest -> SignalProcessResponse: "SignalProcess";
     ResizeTerminalRequest -> ResizeTerminalResponse: "ResizeTerminal";
     UpdateContainerRequest -> UpdateContainerResponse: "UpdateContainer";
+    UpdateNetworkRequest -> UpdateNetworkResponse: "UpdateNetwork";
     PauseContainerRequest -> PauseContainerResponse: "PauseContainer";
     ResumeContainerRequest -> ResumeContainerResponse: "ResumeContainer";
     ListProcessesRequest -> ListProcessesResponse: "ListProcesses";

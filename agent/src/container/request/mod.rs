@@ -3,7 +3,7 @@
 
 mod exec;
 mod lives;
-mod network;
+pub mod network;
 mod process;
 pub mod resources;
 mod settings;

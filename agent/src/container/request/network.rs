@@ -12,6 +12,14 @@ use crate::sys::netlink::{is_batch, is_request};
 /// `IFNAMSIZ` without the end of the text.
 const LONGEST_NAME: usize = 15;
 
+/// Interfaces, and what they were.
+pub fn changed(
+    network: agent::Network,
+    removed: Vec<agent::NetworkInterface>,
+) -> Result<(Network, Vec<Interface>), RequestError> {
+    Ok((self::network(network, true)?, removed.into_iter().map(interface).collect::<Result<_, _>>()?))
+}
+
 pub(super) fn network(network: agent::Network, is_own: bool) -> Result<Network, RequestError> {
     if !network.interfaces.is_empty() && !is_own {
         return Err(invalid("network", "", "it needs a new network namespace"));
@@ -36,11 +44,14 @@ fn resolver(resolver: agent::Resolver) -> Result<Resolver, RequestError> {
 }
 
 fn interface(interface: agent::NetworkInterface) -> Result<Interface, RequestError> {
-    let agent::NetworkInterface { name, index, mtu, mac, .. } = interface;
+    let agent::NetworkInterface { name, index, mtu, mac, device_mac, .. } = interface;
+    let device_mac = if device_mac.is_empty() { mac.clone() } else { device_mac };
     let allowed = |byte: u8| byte.is_ascii_graphic() && byte != b'/' && byte != b':';
     let is_name = (1..=LONGEST_NAME).contains(&name.len()) && name.bytes().all(allowed);
-    match <[u8; 6]>::try_from(mac) {
-        Ok(mac) if is_name && index > 1 => Ok(Interface { mac, name, index, mtu }),
+    match (<[u8; 6]>::try_from(mac), <[u8; 6]>::try_from(device_mac)) {
+        (Ok(mac), Ok(device_mac)) if is_name && index > 1 => {
+            Ok(Interface { device_mac, mac, name, index, mtu })
+        }
         _ => Err(invalid("network interface", &name, "its name, number or address cannot be")),
     }
 }

@@ -1,0 +1,245 @@
+//! The network of a container that runs: interfaces that come into its network namespace get a spare device of the guest,
+//! those that go give theirs back, and new addresses and routes are passed on.
+//!
+//! A thread of the monitor, in the namespace, waits for rtnetlink(7) to tell of changes. What goes is known by an interface's
+//! absence; addresses and routes that go while their interface stays do so in the guest only when others replace them.
+
+use std::collections::HashSet;
+use std::io;
+use std::os::fd::AsFd;
+use std::thread;
+use std::time::Duration;
+
+use agent_protocol::AGENT_PORT;
+use agent_protocol::agent as proto;
+use rustix::event::Timespec;
+
+use super::netlink::Socket;
+use super::redirect::Redirect;
+use super::survey::{self, Link};
+use super::tap::{self, Tap};
+use crate::control::agent::{Agent, CallError};
+use crate::io::poll::readable_within;
+use crate::report;
+use crate::sandbox::directory::SandboxDirectory;
+use crate::sandbox::vsock::{ConnectError, Connecting};
+
+/// Engines make an interface in several steps, and this is longer than any of them takes.
+const QUIET: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
+
+/// So many such times at most.
+const MOST_CHANGES: u32 = 200;
+
+/// How long the guest may take to accept a connection.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// The thread calls little more than the system.
+const STACK: usize = 256 << 10;
+
+/// A change could not be passed on.
+#[derive(Debug, thiserror::Error)]
+enum UpdateError {
+    #[error("cannot look at the interfaces of the container's network namespace")]
+    Survey(#[source] io::Error),
+    #[error("cannot join the interface {0} to the guest")]
+    Join(String, #[source] io::Error),
+    #[error("cannot part the interface {0} from the guest")]
+    Part(String, #[source] io::Error),
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    #[error(transparent)]
+    Call(#[from] CallError),
+    #[error("the guest does not accept a connection")]
+    Unresponsive,
+    #[error("{0}")]
+    Refused(String),
+}
+
+/// A device of the guest and its tap.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Slot {
+    tap: (String, u32),
+    /// With which the machine was made.
+    pub(super) device_mac: [u8; 6],
+    /// Whose it is.
+    used_by: Option<u32>,
+}
+
+impl Slot {
+    /// For an interface that is there.
+    pub(super) fn of(link: &Link, tap: &Tap) -> Self {
+        Self { tap: (tap.name.clone(), tap.index), device_mac: link.mac, used_by: Some(link.index) }
+    }
+
+    /// For one that may come.
+    pub(super) fn spare(number: usize, tap: &Tap) -> Self {
+        let number = u8::try_from(number).unwrap_or(u8::MAX);
+        // Locally administered; only the guest ever sees it.
+        let device_mac = [2, b'r', b'u', b'n', b'v', number];
+        Self { tap: (tap.name.clone(), tap.index), device_mac, used_by: None }
+    }
+}
+
+/// What the guest has of the namespace. The way between them goes when this is dropped.
+#[derive(Debug)]
+pub(crate) struct Live {
+    redirect: Redirect,
+    slots: Vec<Slot>,
+    /// Interfaces that have a slot, and those for which there was none.
+    known: Vec<Link>,
+    /// What the agent has been asked for.
+    requests: HashSet<Vec<u8>>,
+}
+
+/// Interfaces that are to be taken from the guest, and given to it.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Difference {
+    gone: Vec<Link>,
+    come: Vec<Link>,
+}
+
+/// One that has another name, address or MTU than before has gone and come. One that is not up is not ready.
+fn difference(known: &[Link], now: &[Link]) -> Difference {
+    let same = |one: &Link, other: &Link| {
+        Link { is_up: true, ..one.clone() } == Link { is_up: true, ..other.clone() }
+    };
+    let is_in = |link: &&Link, links: &[Link]| links.iter().any(|other| same(link, other));
+    Difference {
+        gone: known.iter().filter(|link| !is_in(link, now)).cloned().collect(),
+        come: now.iter().filter(|link| link.is_up && !is_in(link, known)).cloned().collect(),
+    }
+}
+
+impl Live {
+    pub(super) fn new(redirect: Redirect, slots: Vec<Slot>, known: Vec<Link>, requests: &[Vec<u8>]) -> Self {
+        Self { redirect, slots, known, requests: requests.iter().cloned().collect() }
+    }
+
+    /// Passes changes of the calling thread's network namespace on to the guest's container, for as long as this process lives.
+    pub(crate) fn watch(mut self, directory: SandboxDirectory, container_id: String) -> io::Result<()> {
+        let changes = Socket::of_changes()?;
+        let thread = thread::Builder::new().name("network".to_owned()).stack_size(STACK);
+        let body = move || {
+            loop {
+                if let Err(error) = self.update(&directory, &container_id) {
+                    report::warning(&format!("a change of the network is lost: {}", report::chain(&error)));
+                }
+                if let Err(error) = changes.wait_for_changes(QUIET, MOST_CHANGES) {
+                    return report::warning(&format!(
+                        "changes of the network are not seen any more: {error}"
+                    ));
+                }
+            }
+        };
+        thread.spawn(body).map(drop)
+    }
+
+    /// What has changed since the last time.
+    fn update(&mut self, directory: &SandboxDirectory, container_id: &str) -> Result<(), UpdateError> {
+        let mut now = survey::links().map_err(UpdateError::Survey)?;
+        now.retain(|link| self.slots.iter().all(|slot| slot.tap.1 != link.index));
+        let Difference { gone, come } = difference(&self.known, &now);
+        let removed = gone.iter().map(|link| self.release(link)).collect::<Result<Vec<_>, _>>()?;
+        let mut interfaces = Vec::new();
+        for link in come {
+            interfaces.extend(self.assign(&link)?);
+            self.known.push(link);
+        }
+        let of_guest = |link: &Link| self.slots.iter().any(|slot| slot.used_by == Some(link.index));
+        now.retain(of_guest);
+        let all = survey::requests(&now).map_err(UpdateError::Survey)?;
+        let requests: Vec<_> =
+            all.iter().filter(|request| !self.requests.contains(*request)).cloned().collect();
+        self.requests = all.into_iter().collect();
+        let removed: Vec<_> = removed.into_iter().flatten().collect();
+        if removed.is_empty() && interfaces.is_empty() && requests.is_empty() {
+            return Ok(());
+        }
+        let network = proto::Network { interfaces, requests, ..Default::default() };
+        let container_id = container_id.to_owned();
+        ask(
+            directory,
+            &proto::UpdateNetworkRequest {
+                container_id,
+                removed,
+                network: Some(network).into(),
+                ..Default::default()
+            },
+        )
+    }
+
+    /// Forgets an interface; tells what the guest has of it.
+    fn release(&mut self, link: &Link) -> Result<Option<proto::NetworkInterface>, UpdateError> {
+        self.known.retain(|known| known.index != link.index);
+        let Some(slot) = self.slots.iter_mut().find(|slot| slot.used_by == Some(link.index)) else {
+            return Ok(None);
+        };
+        slot.used_by = None;
+        let interface = interface(link, slot);
+        let parted = self.redirect.part(link.index, slot.tap.1);
+        parted.map_err(|error| UpdateError::Part(link.name.clone(), error))?;
+        Ok(Some(interface))
+    }
+
+    /// Gives an interface a slot, if there is one; tells what the guest is to make of it.
+    fn assign(&mut self, link: &Link) -> Result<Option<proto::NetworkInterface>, UpdateError> {
+        let Some(slot) = self.slots.iter_mut().find(|slot| slot.used_by.is_none()) else {
+            report::warning(&format!(
+                "the interface {} has come while the container runs, and its machine has no device for it; the key \
+                 network.spare_interfaces of the configuration says how many it has",
+                link.name
+            ));
+            return Ok(None);
+        };
+        let failed = |error| UpdateError::Join(link.name.clone(), error);
+        self.redirect.join([(link.name.clone(), link.index), slot.tap.clone()]).map_err(failed)?;
+        slot.used_by = Some(link.index);
+        tap::bring_up(slot.tap.1, link.mtu).map_err(failed)?;
+        Ok(Some(interface(link, slot)))
+    }
+}
+
+fn interface(link: &Link, slot: &Slot) -> proto::NetworkInterface {
+    proto::NetworkInterface {
+        mac: link.mac.to_vec(),
+        name: link.name.clone(),
+        index: link.index,
+        mtu: link.mtu,
+        device_mac: slot.device_mac.to_vec(),
+        ..Default::default()
+    }
+}
+
+fn ask(directory: &SandboxDirectory, request: &proto::UpdateNetworkRequest) -> Result<(), UpdateError> {
+    let connecting = Connecting::request(directory, AGENT_PORT)?;
+    if !readable_within(connecting.socket.as_fd(), PATIENCE).unwrap_or(false) {
+        return Err(UpdateError::Unresponsive);
+    }
+    let answer = Agent::over(connecting.finish()?)?.call(request)?;
+    answer.failure.into_option().map_or(Ok(()), |failure| Err(UpdateError::Refused(failure.message)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn link(index: u32, name: &str, is_up: bool) -> Link {
+        Link { index, name: name.to_owned(), mac: [2, 0, 0, 0, 0, 1], mtu: 1500, is_up }
+    }
+
+    #[test]
+    fn what_has_come_is_up_and_what_has_changed_has_gone_and_come() {
+        let known = [link(7, "eth0", true), link(8, "eth1", true)];
+        assert_eq!(difference(&known, &known), Difference::default());
+        // Down is no reason to take it away; not yet up is one to wait.
+        let now = [link(7, "eth0", false), link(8, "eth1", true), link(9, "veth1", false)];
+        assert_eq!(difference(&known, &now), Difference::default());
+        let now = [link(7, "eth0", true), link(8, "eth2", true), link(9, "eth1", true)];
+        let expected = Difference {
+            gone: vec![link(8, "eth1", true)],
+            come: vec![link(8, "eth2", true), link(9, "eth1", true)],
+        };
+        assert_eq!(difference(&known, &now), expected);
+        assert_eq!(difference(&known, &[]).gone, known);
+    }
+}
