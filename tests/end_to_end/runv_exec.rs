@@ -218,6 +218,12 @@ fn exec_in_a_paused_container_is_possible_if_asked() -> Result<()> {
     runv.run_detached("c1")?;
     runv.call(&["pause", "c1"])?.expect(0)?;
     let mut exec = runv.start_to_leave(&["exec", "--ignore-paused", "c1", "echo", "ran"])?;
+    // It has looked at the container's state before it is one of its processes on the host.
+    let there = || {
+        let pids = runv.call(&["ps", "--format", "json", "c1"])?.expect(0)?.stdout;
+        Ok((serde_json::from_str::<Vec<u32>>(&pids)?.len() == 2).then_some(()))
+    };
+    Deadline::generous()?.wait_for("exec to be in the container's cgroup", there)?;
     runv.call(&["resume", "c1"])?.expect(0)?;
     let ended = || exec.try_wait().context("cannot wait");
     let status = Deadline::generous()?.wait_for("the end of exec", ended)?;
