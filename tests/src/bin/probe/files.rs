@@ -88,6 +88,21 @@ pub(crate) fn attributes(path: &str) -> Result<()> {
     Ok(())
 }
 
+/// Sets an access control list, acl(5), in the form that the kernel has it (`linux/posix_acl_xattr.h`).
+pub(crate) fn access_list(path: &str, user: u32) -> Result<()> {
+    const NOBODY: u32 = u32::MAX;
+    // Owner, that user, group, mask, others.
+    let entries =
+        [(1_u16, 6_u16, NOBODY), (2, 4, user), (4, 0, NOBODY), (0x10, 4, NOBODY), (0x20, 0, NOBODY)];
+    let mut list = 2_u32.to_le_bytes().to_vec();
+    for (tag, rights, id) in entries {
+        list.extend(tag.to_le_bytes());
+        list.extend(rights.to_le_bytes());
+        list.extend(id.to_le_bytes());
+    }
+    xattr::set(path, "system.posix_acl_access", &list).context("setxattr")
+}
+
 /// All files but the first ten are removed again.
 pub(crate) fn crowd(directory: &str, count: u64) -> Result<()> {
     let name = |index: u64| format!("file-{index:05}");

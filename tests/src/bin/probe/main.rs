@@ -25,6 +25,7 @@ const USAGE: &str = "usage: probe COMMAND [ARGUMENT]...
   sparse FILE              a hole between two bytes
   xattr FILE               set, list, get and remove attributes
   features DIRECTORY       use each thing that a container user expects of a kernel, in an empty directory
+  acl FILE UID             let a user read the file, whose owner alone may otherwise
   crowd DIRECTORY COUNT    make, list, stat and remove files
   bench-files DIRECTORY MIB COUNT cold|warm
                            time operations on a file of MIB, and on the crowd of COUNT that is there
@@ -67,6 +68,7 @@ fn main() -> Result<()> {
         "features" => features::use_all(argument(1)?),
         "lock" => files::lock(argument(1)?),
         "sparse" => files::sparse(argument(1)?),
+        "acl" => files::access_list(argument(1)?, number(2)?.try_into().context("UID")?),
         "xattr" => files::attributes(argument(1)?),
         "crowd" => files::crowd(argument(1)?, number(2)?),
         other => bail!("unknown command {other}\n{USAGE}"),
