@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
-use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread;
 use std::time::Duration;
 
@@ -17,6 +17,9 @@ use crate::container::record::{Record, Status};
 use crate::container::store::Folder;
 use crate::control::agent::{Agent, CallError};
 use crate::failure::Failure;
+
+/// How long after a container's figures its end may be heard of.
+const GRACE: Duration = Duration::from_secs(2);
 
 /// Print figures and events of a container, a line of JSON each
 #[derive(Debug, Args)]
@@ -59,12 +62,20 @@ fn follow(arguments: &Arguments, folder: &Folder, record: &Record, agent: &mut A
             Ok(()) => print("oom", &arguments.id, &None)?,
             Err(RecvTimeoutError::Timeout) => match figures(agent, record) {
                 Ok(figures) => print("stats", &arguments.id, &Some(figures))?,
-                Err(_) if folder.read().is_ok_and(|record| record.status() == Status::Stopped) => {
-                    return Ok(0);
-                }
-                Err(error) => return Err(error.into()),
+                Err(error) => return last_kills(arguments, &killed, error),
             },
             Err(RecvTimeoutError::Disconnected) => return Ok(0),
+        }
+    }
+}
+
+/// Of a container that has no figures any more: it has ended, or the error is one.
+fn last_kills(arguments: &Arguments, killed: &Receiver<()>, error: CallError) -> Result<u8, Failure> {
+    loop {
+        match killed.recv_timeout(GRACE) {
+            Ok(()) => print("oom", &arguments.id, &None)?,
+            Err(RecvTimeoutError::Disconnected) => return Ok(0),
+            Err(RecvTimeoutError::Timeout) => return Err(error.into()),
         }
     }
 }
