@@ -5,13 +5,14 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener as StdTcpListener, UdpSocket as
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
-use tokio::net::{TcpListener, TcpStream, UdpSocket};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, UdpSocket};
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 use tokio_vsock::{VMADDR_CID_HOST, VsockAddr, VsockStream};
 
 use crate::kmsg;
+use crate::sockets::relay;
 use crate::sys::namespaces::within_network;
 use crate::sys::netlink::Netlink;
 use crate::sys::network::bring_loopback_up;
@@ -91,7 +92,7 @@ async fn connections(listener: TcpListener, port: u32, permits: Arc<Semaphore>) 
             Ok((connection, _)) => {
                 let Ok(permit) = Arc::clone(&permits).try_acquire_owned() else { continue };
                 tokio::spawn(async move {
-                    tell(pass_on(connection, port).await);
+                    relay(connection, port).await;
                     drop(permit);
                 });
             }
@@ -101,11 +102,6 @@ async fn connections(listener: TcpListener, port: u32, permits: Arc<Semaphore>) 
             }
         }
     }
-}
-
-async fn pass_on(mut connection: TcpStream, port: u32) -> io::Result<()> {
-    let mut host = VsockStream::connect(VsockAddr::new(VMADDR_CID_HOST, port)).await?;
-    copy_bidirectional(&mut connection, &mut host).await.map(drop)
 }
 
 async fn datagrams(socket: Arc<UdpSocket>, port: u32, permits: Arc<Semaphore>) {

@@ -5,8 +5,8 @@ use std::io;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 
-use tokio::io::copy_bidirectional;
-use tokio::net::{UnixListener, UnixStream};
+use tokio::io::{AsyncRead, AsyncWrite, copy_bidirectional};
+use tokio::net::UnixListener;
 use tokio::task::JoinHandle;
 use tokio_vsock::{VMADDR_CID_HOST, VsockAddr, VsockStream};
 
@@ -82,8 +82,8 @@ async fn serve(listener: UnixListener, port: u32) {
     }
 }
 
-/// An error on the way is the end of the connection, which is what its client can see.
-async fn relay(mut connection: UnixStream, port: u32) {
+/// Between a connection of a client and the host. An error on the way is its end, which is what the client can see.
+pub(crate) async fn relay(mut connection: impl AsyncRead + AsyncWrite + Unpin, port: u32) {
     let carried = async {
         let mut host = VsockStream::connect(VsockAddr::new(VMADDR_CID_HOST, port)).await?;
         copy_bidirectional(&mut connection, &mut host).await

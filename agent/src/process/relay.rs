@@ -28,7 +28,7 @@ use crate::process::workload::close_all_but;
 use crate::sys::clone3::{Clone3, Parent};
 
 /// As much as a pipe holds, and a vsock packet carries. Its pages are touched only as far as they are used.
-const BUFFER: usize = 64 << 10;
+pub(super) const BUFFER: usize = 64 << 10;
 
 /// Enough for a loop that calls the kernel.
 const STACK: usize = 64 << 10;

@@ -21,11 +21,8 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::process::console::Terminal;
-use crate::process::relay::{self, Relay};
+use crate::process::relay::{self, BUFFER, Relay};
 use crate::streams::{Connection, StreamError, Streams};
-
-/// As much as a pipe holds, and a vsock packet carries. Its pages are touched only as far as they are used.
-const BUFFER: usize = 64 << 10;
 
 /// Which step failed.
 #[derive(Debug, thiserror::Error)]

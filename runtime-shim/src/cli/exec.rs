@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::path::{Path, PathBuf, absolute};
-use std::time::Duration;
 
 use anyhow::{Context, anyhow};
 use clap::Args;
@@ -23,9 +22,6 @@ use crate::monitor::launch::{Parent, Streams, launch};
 use crate::monitor::plan::{Announcement, ExecPlan};
 use crate::monitor::{ending, proxy};
 use crate::sandbox::inherited_fds::withhold_inherited_fds;
-
-/// How long a killed process may take to end.
-const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Execute another process in a container that runs
 #[derive(Debug, Args)]
@@ -153,7 +149,7 @@ fn detached(plan: &ExecPlan, streams: Streams, pid_file: Option<&Path>) -> Resul
 
 /// A process of which the caller has not heard is not left behind: it ends with the one that stands for it.
 fn end(proxy: u32) -> anyhow::Result<()> {
-    ProcessId::of(proxy).and_then(|proxy| proxy.kill_within(PATIENCE)).context("cannot end the process")
+    ProcessId::of(proxy).and_then(|proxy| proxy.kill()).context("cannot end the process")
 }
 
 fn attached(plan: &ExecPlan, pid_file: Option<&Path>) -> Result<u8, Failure> {

@@ -94,7 +94,7 @@ pub(super) fn main(arguments: &Arguments, global: &Global) -> Result<u8, Failure
 fn kill_from_outside(record: &Record, silence: &CallError) -> Result<u8, Failure> {
     if !record.monitor.ends_within(GRACE)? {
         tracing::warn!(error = %silence, "the guest does not answer, so its machine is killed");
-        record.monitor.kill_within(PATIENCE)?;
+        record.monitor.kill()?;
     }
     Ok(0)
 }

@@ -10,6 +10,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::io::poll::readable_within;
 
+/// How long a killed process may take to end; runc waits as long.
+const PATIENCE: Duration = Duration::from_secs(10);
+
 /// A process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct ProcessId {
@@ -41,13 +44,13 @@ impl ProcessId {
     ///
     /// # Errors
     /// When it is not ours to kill, or has not ended in time.
-    pub(crate) fn kill_within(self, time: Duration) -> io::Result<()> {
+    pub(crate) fn kill(self) -> io::Result<()> {
         let Some(pidfd) = self.open()? else { return Ok(()) };
         match pidfd_send_signal(&pidfd, Signal::KILL) {
             Ok(()) | Err(rustix::io::Errno::SRCH) => {}
             Err(errno) => return Err(errno.into()),
         }
-        wait(&pidfd, time)
+        if readable_within(pidfd.as_fd(), PATIENCE)? { Ok(()) } else { Err(io::ErrorKind::TimedOut.into()) }
     }
 
     /// Whether it has ended, or does within `time`.
@@ -68,10 +71,6 @@ impl ProcessId {
         // Only now: the number cannot be another's any more.
         Ok(self.is_alive().then_some(pidfd))
     }
-}
-
-fn wait(pidfd: &OwnedFd, time: Duration) -> io::Result<()> {
-    if readable_within(pidfd.as_fd(), time)? { Ok(()) } else { Err(io::ErrorKind::TimedOut.into()) }
 }
 
 /// State and start time. The name in parentheses may hold anything, spaces and parentheses included.
@@ -99,13 +98,13 @@ mod tests {
         assert!(process.is_alive());
         let other = ProcessId { start_time: process.start_time + 1, ..process };
         assert!(!other.is_alive());
-        other.kill_within(Duration::from_secs(5)).unwrap();
+        other.kill().unwrap();
         assert!(process.is_alive());
         assert!(!process.ends_within(Duration::ZERO).unwrap());
-        process.kill_within(Duration::from_secs(5)).unwrap();
+        process.kill().unwrap();
         assert!(!process.is_alive());
         assert!(process.ends_within(Duration::ZERO).unwrap());
         child.wait().unwrap();
-        process.kill_within(Duration::from_secs(5)).unwrap();
+        process.kill().unwrap();
     }
 }

@@ -1,7 +1,6 @@
 //! Removes a container: its processes, then its cgroups, then its folder.
 
 use std::path::PathBuf;
-use std::time::Duration;
 
 use super::process::ProcessId;
 use super::record::{Member, Record};
@@ -11,9 +10,6 @@ use crate::hooks::{self, Moment};
 use crate::host_cgroup::systemd::Systemd;
 use crate::host_cgroup::{self, CgroupError};
 use crate::report;
-
-/// How long killed processes may take to end; runc waits as long.
-const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Something of a container is left.
 #[derive(Debug, thiserror::Error)]
@@ -120,5 +116,5 @@ fn await_leaving(member: &Member) -> Result<(), RemoveError> {
 }
 
 fn kill(process: ProcessId) -> Result<(), RemoveError> {
-    process.kill_within(PATIENCE).map_err(|source| RemoveError::Process { pid: process.pid, source })
+    process.kill().map_err(|source| RemoveError::Process { pid: process.pid, source })
 }

@@ -107,7 +107,7 @@ impl Network {
         })?;
         for (link, tap) in links.iter().zip(&taps) {
             let failed = |source| NetworkError::Tap { interface: link.name.clone(), source };
-            tap.bring_up(link.mtu).map_err(failed)?;
+            tap::bring_up(tap.index, link.mtu).map_err(failed)?;
         }
         let interface = |link: &survey::Link| proto::NetworkInterface {
             mac: link.mac.to_vec(),

@@ -57,14 +57,9 @@ impl Tap {
         let index = name_to_index(any, &name)?;
         Ok(Self { fd, name, index })
     }
-
-    /// Brings it up. The host's own stack says nothing on it: it gets no address.
-    pub(super) fn bring_up(&self, mtu: u32) -> io::Result<()> {
-        bring_up(self.index, mtu)
-    }
 }
 
-/// The same by its number.
+/// Brings the tap of that number up. The host's own stack says nothing on it: it gets no address.
 pub(super) fn bring_up(index: u32, mtu: u32) -> io::Result<()> {
     let up = libc::IFF_UP.cast_unsigned().to_ne_bytes();
     let header = [[0; 4], index.to_ne_bytes(), up, up].concat();
