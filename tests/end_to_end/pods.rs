@@ -223,8 +223,11 @@ fn a_member_that_is_gone_leaves_nothing_in_the_machine_however_it_ended() -> Res
     let _order = alone();
     let before = Census::take()?;
     {
-        let bundle = Bundle::shell(UNTIL_TERM)?;
+        // The device process keeps a file for each that the guest has come across: the first container has come across all of
+        // its own before they are counted.
+        let bundle = Bundle::shell(&format!("sleep 0; {UNTIL_TERM}"))?;
         let runv = infra(&bundle)?;
+        runv.wait_for_text("out", "started")?;
         output(&runv, "infra", &["true"])?;
         let (_, open) = shared(&runv, "infra")?;
         let other = joining(UNTIL_TERM, &runv.read("pid"), POD)?;

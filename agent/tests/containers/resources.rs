@@ -200,6 +200,8 @@ fn pause() {
         let mut goes_on = [0; 1 << 17];
         tokio::io::AsyncReadExt::read_exact(&mut stdout, &mut goes_on).await.unwrap();
         container.signal(9).unwrap();
+        // Its end is told when all that it wrote has been read, or will not be.
+        drop(stdout);
         container.wait().await;
         assert!(container.pause().await.is_err(), "it has ended");
     });
