@@ -4,13 +4,18 @@
 //! bounded, and so is the time that either side waits for the other.
 
 use std::collections::HashMap;
-use std::os::fd::AsFd;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
+
+use crate::kmsg;
+use crate::sys::pass;
 
 /// A byte stream to the shim: a vsock connection; a unix socket in tests.
 pub trait Connection: AsyncRead + AsyncWrite + AsFd + Send + Unpin {}
@@ -31,6 +36,9 @@ pub enum StreamError {
         /// The token that was asked for.
         token: u64,
     },
+    /// The way of a listener's connections to its process.
+    #[error("cannot make a socket for a listener's connections")]
+    Pass(#[source] io::Error),
     /// Two processes, or two streams of one, asked for the same connection.
     #[error("the stream token {token:#018x} is asked for twice")]
     AskedTwice {
@@ -48,6 +56,8 @@ enum Slot {
 #[derive(Default)]
 pub struct Streams {
     slots: Mutex<HashMap<u64, Slot>>,
+    /// To the relays of processes that listen.
+    listeners: Mutex<HashMap<u64, OwnedFd>>,
     unread: std::sync::atomic::AtomicUsize,
 }
 
@@ -100,6 +110,24 @@ impl Streams {
         Err(StreamError::Absent { token })
     }
 
+    /// All connections with that token, from now on, go to who has the other end of a socket.
+    ///
+    /// # Errors
+    ///
+    /// [`StreamError`] when another has asked for them, or there is no socket.
+    pub fn listen(self: &Arc<Self>, token: u64) -> Result<(Listening, OwnedFd), StreamError> {
+        let (near, far) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
+            .map_err(|errno| StreamError::Pass(errno.into()))?;
+        // Who does not take them in time gets none.
+        rustix::io::ioctl_fionbio(&near, true).map_err(|errno| StreamError::Pass(errno.into()))?;
+        let mut listeners = self.listeners();
+        if listeners.contains_key(&token) {
+            return Err(StreamError::AskedTwice { token });
+        }
+        listeners.insert(token, near);
+        Ok((Listening { streams: Arc::clone(self), token }, far))
+    }
+
     /// Hands a connection to who waits for it, or keeps it; true if it is kept. A second connection with
     /// the token of a kept one is dropped.
     fn offer(&self, token: u64, connection: Box<dyn Connection>) -> bool {
@@ -115,6 +143,12 @@ impl Streams {
                 false
             }
             None => {
+                if let Some(listener) = self.listeners().get(&token) {
+                    if let Err(error) = pass::send(listener, connection.as_fd()) {
+                        kmsg::debug(|| format!("a connection to a listener is lost: {error}"));
+                    }
+                    return false;
+                }
                 slots.insert(token, Slot::Arrived(connection));
                 true
             }
@@ -128,8 +162,30 @@ impl Streams {
         }
     }
 
+    fn listeners(&self) -> MutexGuard<'_, HashMap<u64, OwnedFd>> {
+        self.listeners.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn slots(&self) -> MutexGuard<'_, HashMap<u64, Slot>> {
         self.slots.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// As long as it is there, a listener has the connections with its token.
+pub struct Listening {
+    streams: Arc<Streams>,
+    token: u64,
+}
+
+impl std::fmt::Debug for Listening {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("Listening").finish_non_exhaustive()
+    }
+}
+
+impl Drop for Listening {
+    fn drop(&mut self) {
+        self.streams.listeners().remove(&self.token);
     }
 }
 

@@ -7,7 +7,7 @@
 //!
 //! Below the faces: [`config`] and [`bundle`] say what is asked, [`sandbox`] starts it, [`monitor`] watches it, and
 //! [`io`] carries its streams. What outlives a command is [`container`]'s, and [`control`] is how the next one reaches
-//! it. [`container_view`] is what the host sees of its files. [`check`] looks at the host; [`host_cgroup`],
+//! it. [`preserved`] has what else the caller hands over. [`container_view`] is what the host sees of its files. [`check`] looks at the host; [`host_cgroup`],
 //! [`host_namespace`], [`host_oom`] and [`hooks`] change it.
 
 mod bundle;
@@ -27,6 +27,7 @@ mod io;
 mod monitor;
 mod network;
 mod path_error;
+mod preserved;
 mod report;
 mod sandbox;
 mod sandbox_cli;

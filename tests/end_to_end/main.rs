@@ -24,6 +24,7 @@ mod process;
 mod resources;
 mod rights;
 mod runv_bad_bundles;
+mod runv_descriptors;
 mod runv_exec;
 mod runv_flags;
 mod runv_hooks;

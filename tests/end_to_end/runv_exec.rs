@@ -200,7 +200,7 @@ fn exec_has_the_groups_rights_and_cgroup_of_its_flags() -> Result<()> {
         (["--cgroup", "../.."], "../.."),
         (["--apparmor", "mine"], "apparmorProfile"),
         (["--process-label", "a:b"], "selinux"),
-        (["--preserve-fds", "1"], "--preserve-fds 1"),
+        (["--preserve-fds", "1000"], "unable to stat preserved-fd"),
         (["--user", "root"], "--user"),
     ] {
         let answer = runv.call(&["exec", flags[0], flags[1], "c1", "true"])?.expect(255)?;

@@ -47,8 +47,9 @@ impl Containers {
         let mut spec = spec;
         let neighbours = self.neighbours(&spec)?;
         let neighbours = share_identities(&mut spec, neighbours)?;
-        let stdio =
-            Stdio::connect(&self.streams, spec.process.tokens).await.map_err(|error| system(&error))?;
+        let stdio = Stdio::connect(&self.streams, &spec.process, &self.places.sockets)
+            .await
+            .map_err(|error| system(&error))?;
         enable_controllers(&self.places.cgroups).map_err(|error| system(&error))?;
         if spec.wants_huge_pages() {
             huge_pages::allow().map_err(|error| {
@@ -187,7 +188,7 @@ fn supervised(
 /// A process in a user namespace can give its pipes to its user only if its root owns them.
 pub(super) fn own_stdio(identities: Option<&IdentityMap>, stdio: &Stdio) -> Result<(), Failure> {
     let Some((uid, gid)) = identities.and_then(IdentityMap::root) else { return Ok(()) };
-    for file in &stdio.child {
+    for file in &stdio.child.stdio {
         if file_type(file)? == FileType::Fifo {
             let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
             fchown(file, Some(uid), Some(gid)).map_err(io::Error::from)?;

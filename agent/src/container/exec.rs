@@ -55,8 +55,9 @@ impl Containers {
         spec: &ExecSpec,
         lifeline: &mut Lifeline,
     ) -> Result<(Running, Relays), Failure> {
-        let stdio =
-            Stdio::connect(&self.streams, spec.process.tokens).await.map_err(|error| system(&error))?;
+        let stdio = Stdio::connect(&self.streams, &spec.process, &self.places.sockets)
+            .await
+            .map_err(|error| system(&error))?;
         container.check_exec(spec)?;
         own_stdio(container.identities.as_ref(), &stdio)?;
         let spawned = container.spawn(spec, &stdio).map_err(|error| system(&error))?;

@@ -17,6 +17,7 @@ use crate::failure::{Failure, FailureKind};
 use crate::kernel::{Lacking, missing_namespace};
 use crate::process::console::Console;
 use crate::process::control::ChildEnd;
+use crate::process::files::Files;
 use crate::process::workload::{Workload, begin, execute, exit, system};
 use crate::rootfs::mounts::{Mount, Origins, Source};
 use crate::rootfs::path::{Descriptors, ensure_directory};
@@ -67,9 +68,9 @@ pub struct Places {
 /// # Errors
 ///
 /// A [`Failure`], to be reported.
-pub fn run(plan: &Plan, control: &ChildEnd, stdio: &[OwnedFd; 3]) -> Result<Infallible, Failure> {
+pub fn run(plan: &Plan, control: &ChildEnd, files: &Files) -> Result<Infallible, Failure> {
     let Plan { spec, neighbours, places } = plan;
-    begin(control, stdio, neighbours.iter().map(Neighbour::pidfd))?;
+    begin(control, files, neighbours.iter().map(Neighbour::pidfd))?;
     umask(Mode::empty());
     let new = plan.new_namespaces();
     if !plan.joins_user_namespace() {
@@ -90,7 +91,7 @@ pub fn run(plan: &Plan, control: &ChildEnd, stdio: &[OwnedFd; 3]) -> Result<Infa
     let console = build_root(spec, places)?;
     let workload =
         Workload { process: &spec.process, confinement: &spec.confinement, hooks: Some(&spec.hooks) };
-    execute(&workload, control, stdio, console.as_ref())
+    execute(&workload, control, files, console.as_ref())
 }
 
 /// The pid and the user namespace are not among them: the init was born into those.

@@ -18,6 +18,7 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 use crate::failure::Failure;
+use crate::process::files::Files;
 use crate::sys::event_loop::register;
 
 /// First byte of a packet; a failure's kind is neither.
@@ -48,14 +49,15 @@ pub enum Message {
     Closed,
 }
 
-/// A connected pair.
+/// A connected pair. The child's end is none of the numbers that the child's program has for `files`.
 ///
 /// # Errors
 ///
-/// Those of socketpair(2) and epoll_ctl(2).
-pub fn pair() -> io::Result<(AgentEnd, ChildEnd)> {
+/// Those of socketpair(2), fcntl(2) and epoll_ctl(2).
+pub fn pair(files: &Files) -> io::Result<(AgentEnd, ChildEnd)> {
     let (agent, child) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
     rustix::io::ioctl_fionbio(&agent, true)?;
+    let child = if files.more.is_empty() { child } else { files.above(&child)? };
     Ok((AgentEnd(register(agent, Interest::READABLE)?), ChildEnd(child)))
 }
 

@@ -10,6 +10,7 @@ use crate::container::namespaces::Namespaces;
 use crate::failure::{Failure, FailureKind};
 use crate::process::console::Console;
 use crate::process::control::ChildEnd;
+use crate::process::files::Files;
 use crate::process::workload::{Workload, begin, execute, system};
 use crate::process::{Confinement, ProcessSpec};
 use crate::rootfs::path::Descriptors;
@@ -33,8 +34,8 @@ pub struct Join<'a> {
 /// # Errors
 ///
 /// A [`Failure`], to be reported.
-pub fn run(join: &Join<'_>, control: &ChildEnd, stdio: &[OwnedFd; 3]) -> Result<Infallible, Failure> {
-    begin(control, stdio, [join.init.as_fd()])?;
+pub fn run(join: &Join<'_>, control: &ChildEnd, files: &Files) -> Result<Infallible, Failure> {
+    begin(control, files, [join.init.as_fd()])?;
     // Taken along: the container's own /proc proves nothing.
     let descriptors = Descriptors::open().map_err(system("cannot open the guest's /proc"))?;
     namespaces::join(join.init.as_fd(), join.namespaces.joined_flags())
@@ -54,5 +55,5 @@ pub fn run(join: &Join<'_>, control: &ChildEnd, stdio: &[OwnedFd; 3]) -> Result<
         None => None,
     };
     let workload = Workload { process: join.process, confinement: join.confinement, hooks: None };
-    execute(&workload, control, stdio, console.as_ref())
+    execute(&workload, control, files, console.as_ref())
 }

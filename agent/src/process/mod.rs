@@ -15,13 +15,16 @@ pub mod birth;
 pub mod child;
 pub mod console;
 pub mod control;
+pub mod descriptors;
 pub mod executable;
+pub mod files;
 pub mod hooks;
 pub mod join;
 pub mod lifeline;
 pub mod list;
 mod newcomer;
 mod relay;
+mod relay_sockets;
 pub mod running;
 pub mod settings;
 pub mod spawn;
@@ -31,6 +34,7 @@ pub mod workload;
 use std::ffi::CString;
 
 use crate::process::console::WindowSize;
+use crate::process::descriptors::Descriptor;
 use crate::process::settings::Settings;
 use crate::process::stdio::Tokens;
 use crate::security::capabilities::Capabilities;
@@ -54,6 +58,8 @@ pub struct ProcessSpec {
     pub terminal: Option<WindowSize>,
     /// Its stdio.
     pub tokens: Tokens,
+    /// What it has open from 3 on.
+    pub descriptors: Vec<Descriptor>,
     /// What of root's rights it has; all if absent.
     pub capabilities: Option<Capabilities>,
     /// Whether execve gives it no rights that it has not (`PR_SET_NO_NEW_PRIVS`).

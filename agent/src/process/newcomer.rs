@@ -25,6 +25,7 @@ use crate::container::namespaces::Neighbour;
 use crate::failure::{Failure, FailureKind};
 use crate::process::child::{self, Plan};
 use crate::process::control::{self, AgentEnd, ChildEnd};
+use crate::process::files::Files;
 use crate::process::spawn::{SpawnError, explain};
 use crate::process::workload::{begin, exit, report, system};
 use crate::security::identity_map::IdentityMap;
@@ -36,14 +37,14 @@ pub(super) fn spawn(
     plan: &Plan,
     new: u64,
     cgroup: BorrowedFd<'_>,
-    stdio: &[OwnedFd; 3],
+    files: &Files,
 ) -> Result<(Child, AgentEnd), SpawnError> {
-    let (agent, end) = control::pair().map_err(SpawnError::Control)?;
+    let (agent, end) = control::pair(files).map_err(SpawnError::Control)?;
     let (near, far) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
         .map_err(|errno| SpawnError::Control(errno.into()))?;
     // The agent waits for it, so it is not under the container's limits.
     let between = Clone3 { namespaces: 0, cgroup: None, parent: Parent::Caller }
-        .spawn(|| report(&end, || bear(plan, new, cgroup, &far, &end, stdio)))
+        .spawn(|| report(&end, || bear(plan, new, cgroup, &far, &end, files)))
         .map_err(|error| explain(error, 0))?;
     drop((end, far));
     match receive(&near) {
@@ -65,10 +66,10 @@ fn bear(
     cgroup: BorrowedFd<'_>,
     far: &OwnedFd,
     control: &ChildEnd,
-    stdio: &[OwnedFd; 3],
+    files: &Files,
 ) -> Result<Infallible, Failure> {
     let kept = plan.neighbours.iter().map(Neighbour::pidfd);
-    begin(control, stdio, kept.chain([far.as_fd(), cgroup]))?;
+    begin(control, files, kept.chain([far.as_fd(), cgroup]))?;
     child::join(&plan.neighbours)?;
     let joins = |wanted: fn(&Neighbour) -> bool, flag: libc::c_int| {
         plan.neighbours
@@ -89,7 +90,7 @@ fn bear(
         return Err(Failure::new(FailureKind::InvalidRequest, message));
     }
     let init = Clone3 { namespaces: new, cgroup: Some(cgroup), parent: Parent::CallersParent }
-        .spawn(|| report(control, || child::run(plan, control, stdio)))
+        .spawn(|| report(control, || child::run(plan, control, files)))
         .map_err(|error| Failure::from_error(FailureKind::System, &explain(error, new)))?;
     // A parent that hears nothing has ended, and all of this with it.
     let _ = send(far, &init);

@@ -4,13 +4,13 @@
 //! of its pipe: the kernel keeps a pipe locked while it copies from or to memory that is not there yet (of a FUSE file), and
 //! while splice(2) waits for an idle socket or terminal, and `O_NONBLOCK` does not concern that lock. What
 //! is held then are the streams of that workload, and not the agent. Each stream has a thread, so that one that is
-//! held does not hold another.
+//! held does not hold another. What is not stdio is in `relay_sockets`.
 
 #![allow(unsafe_code, reason = "_exit of a process that shares the agent's exit handlers")]
 
 use std::convert::Infallible;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
@@ -24,6 +24,7 @@ use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 use tokio::io::AsyncReadExt;
 use tokio::net::UnixStream;
 
+use crate::process::relay_sockets::{self, Listener};
 use crate::process::workload::close_all_but;
 use crate::sys::clone3::{Clone3, Parent};
 
@@ -45,8 +46,28 @@ pub(super) struct Stream {
 pub(super) struct Streams {
     /// From the shim to the process.
     pub(super) input: Option<Stream>,
-    /// From the process to the shim.
+    /// From the process to the shim; its stdout and stderr are the last.
     pub(super) output: Vec<Stream>,
+    /// From the shim to the process, besides its stdin.
+    pub(super) more_input: Vec<Stream>,
+    /// Both ways, by a socket in the place of a pipe.
+    pub(super) sockets: Vec<Stream>,
+    pub(super) listeners: Vec<Listener>,
+}
+
+impl Streams {
+    fn is_empty(&self) -> bool {
+        let Self { input, output, more_input, sockets, listeners } = self;
+        let streams = input.iter().chain(output).chain(more_input).chain(sockets);
+        streams.count() == 0 && listeners.is_empty()
+    }
+
+    /// All descriptors of the relay's.
+    fn all(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        let streams = self.input.iter().chain(&self.output).chain(&self.more_input).chain(&self.sockets);
+        let listeners = self.listeners.iter().flat_map(Listener::all);
+        streams.flat_map(|stream| [stream.pipe.as_fd(), stream.shim.as_fd()]).chain(listeners)
+    }
 }
 
 /// The relay of one process, as the agent sees it. Dropped, it is told that the process has ended.
@@ -60,7 +81,7 @@ impl Relay {
     ///
     /// Those of socketpair(2) and clone3(2).
     pub(super) fn start(streams: Streams) -> io::Result<Option<Self>> {
-        if streams.input.is_none() && streams.output.is_empty() {
+        if streams.is_empty() {
             return Ok(None);
         }
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
@@ -79,14 +100,20 @@ impl Relay {
 }
 
 /// The agent's word, and the threads' to it.
-struct Control {
-    agent: OwnedFd,
+pub(super) struct Control {
+    pub(super) agent: OwnedFd,
     /// How many outputs are yet to be handed on.
     outputs: AtomicUsize,
 }
 
 impl Control {
-    fn handed_on(&self) {
+    /// There is another output.
+    pub(super) fn add_output(&self) {
+        self.outputs.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// One that there was is no more.
+    pub(super) fn handed_on(&self) {
         if self.outputs.fetch_sub(1, Ordering::Relaxed) == 1 {
             self.all_handed_on();
         }
@@ -115,16 +142,17 @@ fn live(streams: Streams, agent: OwnedFd) -> Infallible {
 }
 
 fn relay(streams: Streams, agent: OwnedFd) -> io::Result<()> {
-    let all = || streams.input.iter().chain(&streams.output);
-    close_all_but(all().flat_map(|stream| [stream.pipe.as_fd(), stream.shim.as_fd()]).chain([agent.as_fd()]));
+    close_all_but(streams.all().chain([agent.as_fd()]));
     // The event loop had it otherwise.
-    all().try_for_each(|stream| ioctl_fionbio(&stream.shim, false))?;
+    let mut blocking = streams.input.iter().chain(&streams.output);
+    blocking.try_for_each(|stream| ioctl_fionbio(&stream.shim, false))?;
     // Somebody else may read it too, between the word that there is something and its reading.
     streams.output.iter().try_for_each(|stream| ioctl_fionbio(&stream.pipe, true))?;
-    let Streams { input, mut output } = streams;
-    let control = Arc::new(Control { agent, outputs: AtomicUsize::new(output.len()) });
+    let Streams { input, mut output, more_input, sockets, listeners } = streams;
+    let outputs = output.len() + sockets.len() + listeners.len();
+    let control = Arc::new(Control { agent, outputs: AtomicUsize::new(outputs) });
     let mine = output.pop();
-    let mut others = Vec::new();
+    let mut others = relay_sockets::start(more_input, sockets, listeners, &control)?;
     // Here, as a thread that allocates first makes a heap of its own.
     let buffer = || Vec::with_capacity(BUFFER);
     for stream in output {
@@ -140,9 +168,12 @@ fn relay(streams: Streams, agent: OwnedFd) -> io::Result<()> {
         }
         (None, Some(output)) => drain(output, &control, buffer()),
         (Some(input), None) => {
-            control.all_handed_on();
+            if outputs == 0 {
+                control.all_handed_on();
+            }
             feed(&input, &control, buffer());
         }
+        (None, None) if outputs == 0 => control.all_handed_on(),
         (None, None) => {}
     }
     for other in others {
@@ -152,7 +183,7 @@ fn relay(streams: Streams, agent: OwnedFd) -> io::Result<()> {
     Ok(())
 }
 
-fn start(life: impl FnOnce() + Send + 'static) -> io::Result<thread::JoinHandle<()>> {
+pub(super) fn start(life: impl FnOnce() + Send + 'static) -> io::Result<thread::JoinHandle<()>> {
     thread::Builder::new().stack_size(STACK).spawn(life)
 }
 
@@ -184,15 +215,15 @@ fn drain(stream: Stream, control: &Control, mut buffer: Vec<u8>) {
 }
 
 /// What can be done.
-struct Ready {
+pub(super) struct Ready {
     /// The stream has something to read, or has ended.
-    stream: bool,
+    pub(super) stream: bool,
     /// The agent has said that the process has ended.
-    over: bool,
+    pub(super) over: bool,
 }
 
 /// Waits for a stream, or for the agent's word. No lock of a pipe is needed for that.
-fn wait(stream: &OwnedFd, agent: &OwnedFd) -> rustix::io::Result<Ready> {
+pub(super) fn wait(stream: &OwnedFd, agent: &OwnedFd) -> rustix::io::Result<Ready> {
     let mut both = [stream, agent].map(|fd| PollFd::new(fd, PollFlags::IN));
     retry_on_intr(|| poll(&mut both, None))?;
     let [stream, over] = both.map(|fd| !fd.revents().is_empty());

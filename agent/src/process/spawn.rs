@@ -2,7 +2,7 @@
 
 use std::convert::Infallible;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 
 use crate::cgroup::CgroupError;
@@ -10,6 +10,7 @@ use crate::failure::Failure;
 use crate::kernel::{Lacking, missing_for_clone};
 use crate::process::child::{self, Plan};
 use crate::process::control::{self, AgentEnd, ChildEnd};
+use crate::process::files::Files;
 use crate::process::join::{self, Join};
 use crate::process::newcomer;
 use crate::process::workload::report;
@@ -38,17 +39,13 @@ pub enum SpawnError {
 /// # Errors
 ///
 /// [`SpawnError`]; no process is left then.
-pub fn init(
-    plan: &Plan,
-    cgroup: BorrowedFd<'_>,
-    stdio: &[OwnedFd; 3],
-) -> Result<(Child, AgentEnd), SpawnError> {
+pub fn init(plan: &Plan, cgroup: BorrowedFd<'_>, files: &Files) -> Result<(Child, AgentEnd), SpawnError> {
     let namespaces = plan.new_namespaces().clone_flags();
     if plan.joins_user_namespace() {
-        return newcomer::spawn(plan, namespaces, cgroup, stdio);
+        return newcomer::spawn(plan, namespaces, cgroup, files);
     }
     let clone = Clone3 { namespaces, cgroup: Some(cgroup), parent: Parent::Caller };
-    let spawn = || spawn(&clone, |control| child::run(plan, control, stdio));
+    let spawn = || spawn(&clone, files, |control| child::run(plan, control, files));
     match plan.neighbours.iter().find(|neighbour| neighbour.namespaces.pid) {
         // A process cannot change its own pid namespace, only that of its children.
         Some(neighbour) => with_children_in(neighbour.pidfd(), spawn).map_err(SpawnError::Clone)?,
@@ -64,10 +61,10 @@ pub fn init(
 pub fn joining(
     join: &Join<'_>,
     cgroup: BorrowedFd<'_>,
-    stdio: &[OwnedFd; 3],
+    files: &Files,
 ) -> Result<(Child, AgentEnd), SpawnError> {
     let clone = Clone3 { namespaces: 0, cgroup: Some(cgroup), parent: Parent::Caller };
-    let spawn = || spawn(&clone, |control| join::run(join, control, stdio));
+    let spawn = || spawn(&clone, files, |control| join::run(join, control, files));
     if !join.namespaces.pid {
         return spawn();
     }
@@ -77,9 +74,10 @@ pub fn joining(
 
 fn spawn(
     clone: &Clone3<'_>,
+    files: &Files,
     life: impl FnOnce(&ChildEnd) -> Result<Infallible, Failure>,
 ) -> Result<(Child, AgentEnd), SpawnError> {
-    let (agent, end) = control::pair().map_err(SpawnError::Control)?;
+    let (agent, end) = control::pair(files).map_err(SpawnError::Control)?;
     let child =
         clone.spawn(|| report(&end, || life(&end))).map_err(|error| explain(error, clone.namespaces))?;
     Ok((child, agent))

@@ -10,6 +10,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
 use std::sync::Arc;
 
 use rustix::buffer::spare_capacity;
@@ -20,9 +21,12 @@ use tokio::net::unix::pipe::{Receiver, Sender};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+use crate::process::ProcessSpec;
 use crate::process::console::Terminal;
+use crate::process::descriptors;
+use crate::process::files::Files;
 use crate::process::relay::{self, BUFFER, Relay};
-use crate::streams::{Connection, StreamError, Streams};
+use crate::streams::{Connection, Listening, StreamError, Streams};
 
 /// Which step failed.
 #[derive(Debug, thiserror::Error)]
@@ -63,10 +67,10 @@ pub struct Tokens {
     pub terminal: u64,
 }
 
-/// What a process gets as its descriptors 0, 1 and 2, and the relays behind them.
+/// What a process gets as its descriptors 0, 1 and 2, and from 3 on, and the relays behind them.
 pub struct Stdio {
     /// The workload's ends.
-    pub child: [OwnedFd; 3],
+    pub child: Files,
     /// The agent's ends.
     pub relays: Relays,
     terminal: Option<Box<dyn Connection>>,
@@ -75,18 +79,25 @@ pub struct Stdio {
 /// The running relays of one process.
 #[derive(Debug)]
 pub struct Relays {
+    /// As long as connections to its listening sockets may come.
+    listening: Vec<Listening>,
     pipes: Option<Relay>,
     terminal: Option<(JoinHandle<()>, watch::Sender<bool>)>,
 }
 
 impl Stdio {
     /// Claims the shim's connections and puts a pipe before each. For a terminal, the process starts with
-    /// /dev/null and opens its pty itself.
+    /// /dev/null and opens its pty itself. `folder` is for [`descriptors::connect`].
     ///
     /// # Errors
     ///
     /// [`StdioError`].
-    pub async fn connect(streams: &Streams, tokens: Tokens) -> Result<Self, StdioError> {
+    pub async fn connect(
+        streams: &Arc<Streams>,
+        process: &ProcessSpec,
+        folder: &Path,
+    ) -> Result<Self, StdioError> {
+        let tokens = process.tokens;
         let terminal = match tokens.terminal {
             0 => None,
             token => Some(claim(streams, token, "the terminal").await?),
@@ -110,9 +121,11 @@ impl Stdio {
                 Ok(process)
             }
         };
-        let child = [stdin, output(tokens.stdout, "stdout").await?, output(tokens.stderr, "stderr").await?];
+        let stdio = [stdin, output(tokens.stdout, "stdout").await?, output(tokens.stderr, "stderr").await?];
+        let more = descriptors::connect(streams, &process.descriptors, folder, &mut relayed).await?;
         let pipes = Relay::start(relayed).map_err(StdioError::Relay)?;
-        Ok(Self { child, relays: Relays { pipes, terminal: None }, terminal })
+        let relays = Relays { listening: more.listening, pipes, terminal: None };
+        Ok(Self { child: Files { stdio, more: more.child }, relays, terminal })
     }
 
     /// Starts the relay of a terminal, once its master is known, and returns all relays.
@@ -137,6 +150,7 @@ impl Relays {
     /// Hands on what the process has left in its pipes, and ends. Called when the process and all of its
     /// container's have ended.
     pub async fn finish(self) {
+        drop(self.listening);
         if let Some((relay, finish)) = self.terminal {
             finish.send_replace(true);
             // A relay that panicked would have ended the agent.
@@ -233,7 +247,11 @@ async fn claim(streams: &Streams, token: u64, name: &'static str) -> Result<Box<
 }
 
 /// A connection for another process to use; the event loop gives it up.
-async fn descriptor(streams: &Streams, token: u64, name: &'static str) -> Result<OwnedFd, StdioError> {
+pub(super) async fn descriptor(
+    streams: &Streams,
+    token: u64,
+    name: &'static str,
+) -> Result<OwnedFd, StdioError> {
     claim(streams, token, name).await?.as_fd().try_clone_to_owned().map_err(open_error(name))
 }
 
@@ -246,6 +264,6 @@ fn null(name: &'static str) -> Result<OwnedFd, StdioError> {
         .map_err(|error| open_error(name)(error.into()))
 }
 
-fn open_error(name: &'static str) -> impl Fn(io::Error) -> StdioError {
+pub(super) fn open_error(name: &'static str) -> impl Fn(io::Error) -> StdioError {
     move |source| StdioError::Open { name, source }
 }

@@ -23,6 +23,7 @@ use crate::failure::{Failure, FailureKind};
 use crate::kernel::{Lacking, missing_for_filter};
 use crate::process::console::Console;
 use crate::process::control::ChildEnd;
+use crate::process::files::Files;
 use crate::process::hooks::Hooks;
 use crate::process::{Confinement, ProcessSpec, executable};
 use crate::rootfs::path::file_type;
@@ -41,18 +42,17 @@ pub fn report(control: &ChildEnd, life: impl FnOnce() -> Result<Infallible, Fail
     }
 }
 
-/// Sheds what the child has inherited of the agent, but for stdio, the control socket and what else is to be kept.
+/// Sheds what the child has inherited of the agent, but for its files, the control socket and what else is to be kept.
 pub(super) fn begin<'a>(
     control: &'a ChildEnd,
-    stdio: &'a [OwnedFd; 3],
+    files: &'a Files,
     keep: impl IntoIterator<Item = BorrowedFd<'a>>,
 ) -> Result<(), Failure> {
     // The container's processes may see this one before it executes its program. None of them, privileged ones
     // apart, may trace it or use its descriptors (CVE-2016-9962).
     set_dumpable_behavior(DumpableBehavior::NotDumpable)
         .map_err(system("cannot hide from the container's processes"))?;
-    let [stdin, stdout, stderr] = stdio.each_ref().map(AsFd::as_fd);
-    close_all_but([stdin, stdout, stderr, control.as_fd()].into_iter().chain(keep));
+    close_all_but(files.all().chain([control.as_fd()]).chain(keep));
     signals::reset();
     setsid().map_err(system("cannot start a session"))?;
     Ok(())
@@ -73,10 +73,10 @@ pub(super) struct Workload<'a> {
 pub(super) fn execute(
     Workload { process, confinement, hooks }: &Workload<'_>,
     control: &ChildEnd,
-    stdio: &[OwnedFd; 3],
+    files: &Files,
     console: Option<&Console>,
 ) -> Result<Infallible, Failure> {
-    connect_stdio(stdio, console.map(|console| &console.terminal))?;
+    connect_stdio(&files.stdio, console.map(|console| &console.terminal))?;
     let mut env = process.env.clone();
     let identity = process.user.identify().map_err(|error| {
         let kind = match error {
@@ -93,6 +93,8 @@ pub(super) fn execute(
     if let Some(console) = console {
         control.report_terminal(console.master.as_fd()).map_err(system("cannot hand over the terminal"))?;
     }
+    // Before a filter might forbid it. Nothing at these numbers is needed any more.
+    files.place_more().map_err(system("cannot place the descriptors from 3 on"))?;
     confine(process, confinement)?;
     become_user(process, &identity)?;
     let [name, ..] = process.args.as_slice() else {
@@ -108,7 +110,7 @@ pub(super) fn execute(
     if process.no_new_privileges {
         filter(confinement)?;
     }
-    // Every descriptor but 0, 1 and 2 closes itself on execve.
+    // Every descriptor but 0, 1 and 2, and those that were placed, closes itself on execve.
     let Err(error) = nix::unistd::execve(&program, &process.args, &env);
     Err(executable::explain_execve(&program, &error.into()))
 }

@@ -10,6 +10,7 @@ pub mod mount_api;
 pub mod namespaces;
 pub mod netlink;
 pub mod network;
+pub mod pass;
 pub mod port;
 pub mod scheduling;
 pub mod seccomp;

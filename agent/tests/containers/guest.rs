@@ -97,10 +97,15 @@ impl Guest {
     /// The shim's end of a new stream, and its token.
     pub(crate) async fn stream(&self) -> (UnixStream, u64) {
         let token = NEXT.fetch_add(1, Ordering::Relaxed);
+        (self.stream_of(token).await, token)
+    }
+
+    /// The shim's end of a new stream with that token.
+    pub(crate) async fn stream_of(&self, token: u64) -> UnixStream {
         let (mut shim, agent) = UnixStream::pair().unwrap();
         shim.write_all(&token.to_be_bytes()).await.unwrap();
         self.streams.accept(Box::new(agent));
-        (shim, token)
+        shim
     }
 
     pub(crate) async fn create(

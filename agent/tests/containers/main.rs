@@ -13,6 +13,7 @@
 
 mod guest;
 
+mod descriptors;
 mod errors;
 mod exec;
 mod filesystem;
@@ -37,7 +38,8 @@ fn main() {
     let mut arguments = Arguments::from_args();
     arguments.test_threads = Some(1);
     guest::enter();
-    let groups: [(&str, &[Test]); 14] = [
+    let groups: [(&str, &[Test]); 15] = [
+        ("descriptors", descriptors::TESTS),
         ("errors", errors::TESTS),
         ("exec", exec::TESTS),
         ("filesystem", filesystem::TESTS),

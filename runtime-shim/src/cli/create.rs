@@ -1,12 +1,12 @@
 //! `create`: makes a container, all but the execution of its workload. Boots its machine.
 
-use anyhow::anyhow;
 use clap::Args;
 
 use super::flags::{Global, Making};
 use crate::container::make::{self, Made, Order};
 use crate::failure::Failure;
 use crate::monitor::launch::Parent;
+use crate::preserved::Preserved;
 
 /// Create a container
 #[derive(Debug, Args)]
@@ -15,15 +15,30 @@ pub(super) struct Arguments {
     making: Making,
 }
 
-pub(super) fn main(arguments: &Arguments, global: &Global) -> Result<u8, Failure> {
-    make(&arguments.making, global, Parent::Subreaper)
+impl Arguments {
+    pub(super) fn take_descriptors(&self) -> Result<Preserved, Failure> {
+        self.making.take_descriptors()
+    }
+}
+
+pub(super) fn main(
+    arguments: &Arguments,
+    global: &Global,
+    taken: Result<Preserved, Failure>,
+) -> Result<u8, Failure> {
+    taken
+        .and_then(|preserved| make(&arguments.making, global, preserved, Parent::Subreaper))
         .map(|_made| 0)
         .map_err(|failure| failure.context("runv create failed"))
 }
 
 /// The same for `run`.
-pub(super) fn make(making: &Making, global: &Global, parent: Parent) -> Result<Made, Failure> {
-    refuse_descriptors(making.preserve_fds)?;
+pub(super) fn make(
+    making: &Making,
+    global: &Global,
+    preserved: Preserved,
+    parent: Parent,
+) -> Result<Made, Failure> {
     make::make(
         &global.store(),
         &Order {
@@ -38,18 +53,6 @@ pub(super) fn make(making: &Making, global: &Global, parent: Parent) -> Result<M
             systemd: global.systemd_cgroup,
             parent,
         },
+        preserved,
     )
-}
-
-/// A descriptor is of this kernel, and the workload has another.
-pub(super) fn refuse_descriptors(preserve_fds: u32) -> Result<(), Failure> {
-    const REASON: &str = "descriptors of the host cannot be handed to a virtual machine";
-    let listen_fds = std::env::var("LISTEN_FDS").unwrap_or_default();
-    if preserve_fds > 0 {
-        return Err(anyhow!("--preserve-fds {preserve_fds} is not supported: {REASON}").into());
-    }
-    if !["", "0"].contains(&listen_fds.as_str()) {
-        return Err(anyhow!("LISTEN_FDS={listen_fds} is not supported: {REASON}").into());
-    }
-    Ok(())
 }

@@ -21,6 +21,7 @@ use crate::io::{console, terminal};
 use crate::monitor::launch::{Parent, Streams, launch};
 use crate::monitor::plan::{Announcement, ExecPlan};
 use crate::monitor::{ending, proxy};
+use crate::preserved::{Descriptor, Preserved};
 use crate::sandbox::inherited_fds::withhold_inherited_fds;
 
 /// Execute another process in a container that runs
@@ -68,7 +69,7 @@ pub(super) struct Arguments {
     /// Socket that gets the master of its terminal
     #[arg(long, value_name = "SOCKET")]
     console_socket: Option<PathBuf>,
-    /// Descriptors cannot be handed to another kernel, so only 0 is possible
+    /// How many descriptors from 3 on it has too: pipes, files, stream sockets
     #[arg(long, value_name = "N", default_value_t = 0)]
     preserve_fds: u32,
     /// Also in a paused container
@@ -85,16 +86,19 @@ pub(super) struct Arguments {
     command: Vec<String>,
 }
 
-pub(super) fn main(arguments: &Arguments, global: &Global) -> Result<u8, Failure> {
-    exec(arguments, global).map_err(|failure| {
+pub(super) fn main(
+    arguments: &Arguments,
+    global: &Global,
+    taken: Result<Preserved, Failure>,
+) -> Result<u8, Failure> {
+    taken.and_then(|preserved| exec(arguments, global, preserved)).map_err(|failure| {
         let own = failure.exit_code == exit_code::OWN_ERROR;
         let exit_code = if own { exit_code::EXEC_FAILED } else { failure.exit_code };
         Failure { exit_code, ..failure.context("exec failed") }
     })
 }
 
-fn exec(arguments: &Arguments, global: &Global) -> Result<u8, Failure> {
-    super::create::refuse_descriptors(arguments.preserve_fds)?;
+fn exec(arguments: &Arguments, global: &Global, preserved: Preserved) -> Result<u8, Failure> {
     withhold_inherited_fds()?;
     let (folder, record) = global.find(&arguments.id)?;
     match record.status() {
@@ -126,13 +130,23 @@ fn exec(arguments: &Arguments, global: &Global) -> Result<u8, Failure> {
         log: global.log.as_deref().map(absolute).transpose()?,
         log_format: global.log_format,
         cgroups: record.cgroups,
+        descriptors: preserved.kinds(),
     };
     let pid_file = arguments.pid_file.as_deref();
-    if arguments.detach { detached(&plan, streams, pid_file) } else { attached(&plan, pid_file) }
+    let descriptors = preserved.descriptors;
+    if arguments.detach {
+        detached(&plan, (streams, descriptors), pid_file)
+    } else {
+        attached(&plan, descriptors, pid_file)
+    }
 }
 
-fn detached(plan: &ExecPlan, streams: Streams, pid_file: Option<&Path>) -> Result<u8, Failure> {
-    let launched = launch("proxy", Some(&plan.process), plan, streams, Parent::Subreaper);
+fn detached(
+    plan: &ExecPlan,
+    given: (Streams, Vec<Descriptor>),
+    pid_file: Option<&Path>,
+) -> Result<u8, Failure> {
+    let launched = launch("proxy", Some(&plan.process), plan, given, Parent::Subreaper);
     let launched = launched.context("cannot start the proxy")?;
     match receive::<Announcement>(&launched.socket).context("cannot hear of the proxy")? {
         Some((Announcement::Running { pid }, _)) => {
@@ -152,11 +166,11 @@ fn end(proxy: u32) -> anyhow::Result<()> {
     ProcessId::of(proxy).and_then(|proxy| proxy.kill()).context("cannot end the process")
 }
 
-fn attached(plan: &ExecPlan, pid_file: Option<&Path>) -> Result<u8, Failure> {
+fn attached(plan: &ExecPlan, descriptors: Vec<Descriptor>, pid_file: Option<&Path>) -> Result<u8, Failure> {
     if plan.process.terminal().unwrap_or(false) {
         terminal::check()?;
     }
-    let end = proxy::run(plan, |pid| {
+    let end = proxy::run(plan, descriptors, |pid| {
         pid_file.map_or(Ok(()), |path| write_pid_file(path, pid).context("cannot write the pid file"))?;
         Ok(())
     })?;
@@ -178,6 +192,11 @@ fn check_console(arguments: &Arguments, wants_terminal: bool) -> Result<(), Fail
 }
 
 impl Arguments {
+    /// As with runc, those of `LISTEN_FDS` are for a container alone.
+    pub(super) fn take_descriptors(&self) -> Result<Preserved, Failure> {
+        Preserved::take(0, self.preserve_fds)
+    }
+
     /// The process that is asked for: from a file, or the container's own with the flags over it.
     fn process(&self, record: &Record) -> Result<Process, Failure> {
         let document = match &self.process {

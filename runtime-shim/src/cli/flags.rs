@@ -8,6 +8,8 @@ use clap::Args;
 use crate::container::id::ContainerId;
 use crate::container::record::Record;
 use crate::container::store::{Folder, Store, StoreError};
+use crate::failure::Failure;
+use crate::preserved::{self, Preserved};
 use crate::report::LogFormat;
 
 /// Flags before the verb.
@@ -83,7 +85,14 @@ pub(super) struct Making {
     /// For runc's sake: session keyrings are the guest's
     #[arg(long)]
     no_new_keyring: bool,
-    /// Descriptors from 3 on for the workload; they cannot be handed to another kernel, so only 0 is possible
+    /// How many descriptors from 3 on, besides those of `LISTEN_FDS`, the workload has too: pipes, files, stream sockets
     #[arg(long, value_name = "N", default_value_t = 0)]
-    pub(super) preserve_fds: u32,
+    preserve_fds: u32,
+}
+
+impl Making {
+    /// Those of this process that are the workload's.
+    pub(super) fn take_descriptors(&self) -> Result<Preserved, Failure> {
+        Preserved::take(preserved::listen_fds(), self.preserve_fds)
+    }
 }

@@ -3,6 +3,7 @@
 use std::ffi::{CString, OsString};
 use std::fs::File;
 use std::io::{self, Write};
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
@@ -22,12 +23,19 @@ pub(super) struct Arguments {
     plan_fd: i32,
     #[arg(long)]
     socket_fd: i32,
+    /// What the workload gets from 3 on
+    #[arg(long)]
+    descriptor_fd: Vec<i32>,
     /// What runs in the guest; for whoever looks at the process
     #[arg(last = true)]
     shown: Vec<OsString>,
 }
 
 impl Arguments {
+    fn descriptors(&self) -> io::Result<Vec<OwnedFd>> {
+        self.descriptor_fd.iter().map(|&number| take_inherited_fd(number)).collect()
+    }
+
     /// The kernel's name for this process is that of the program for which it stands.
     fn set_name(&self) {
         let program = self.shown.first().and_then(|program| Path::new(program).file_name());
@@ -66,12 +74,12 @@ pub(super) fn monitor(arguments: &Arguments) -> Result<u8, Failure> {
     arguments.set_name();
     let plan = take_inherited_fd(arguments.plan_fd)?;
     let socket = take_inherited_fd(arguments.socket_fd)?;
-    Ok(detached::main(plan, socket))
+    Ok(detached::main(plan, socket, arguments.descriptors()?))
 }
 
 pub(super) fn proxy(arguments: &Arguments) -> Result<u8, Failure> {
     arguments.set_name();
     let plan = take_inherited_fd(arguments.plan_fd)?;
     let socket = take_inherited_fd(arguments.socket_fd)?;
-    Ok(proxy::main(plan, socket))
+    Ok(proxy::main(plan, socket, arguments.descriptors()?))
 }

@@ -29,6 +29,7 @@ use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::failure::Failure;
 use crate::host_oom;
+use crate::preserved::Preserved;
 use crate::report::{self, EngineLog, Stderr};
 use flags::Global;
 
@@ -97,12 +98,19 @@ pub(crate) fn main() -> u8 {
         let _ = Arguments::command().print_help();
         return 0;
     };
+    // Before anything is opened, which would take a number of theirs.
+    let taken = match &command {
+        Command::Create(arguments) => arguments.take_descriptors(),
+        Command::Run(arguments) => arguments.take_descriptors(),
+        Command::Exec(arguments) => arguments.take_descriptors(),
+        _ => Ok(Preserved::default()),
+    };
     let prepared = match &command {
         // What they say, and where, is in their plan.
         Command::Monitor(_) | Command::Proxy(_) | Command::Exhaust { .. } => Ok(()),
         _ => prepare(&arguments.global),
     };
-    match prepared.and_then(|()| obey(command, &arguments.global)) {
+    match prepared.and_then(|()| obey(command, &arguments.global, taken)) {
         Ok(status) => status,
         Err(failure) => {
             report::failure(&failure);
@@ -136,16 +144,16 @@ fn prepare(global: &Global) -> Result<(), Failure> {
     }
 }
 
-fn obey(command: Command, global: &Global) -> Result<u8, Failure> {
+fn obey(command: Command, global: &Global, taken: Result<Preserved, Failure>) -> Result<u8, Failure> {
     match command {
-        Command::Create(arguments) => create::main(&arguments, global),
+        Command::Create(arguments) => create::main(&arguments, global, taken),
         Command::Start(arguments) => start::main(&arguments, global),
-        Command::Run(arguments) => run::main(&arguments, global),
+        Command::Run(arguments) => run::main(&arguments, global, taken),
         Command::State(arguments) => state::main(&arguments, global),
         Command::Kill(arguments) => kill::main(&arguments, global),
         Command::Delete(arguments) => delete::main(&arguments, global),
         Command::List(arguments) => list::main(&arguments, global),
-        Command::Exec(arguments) => exec::main(&arguments, global),
+        Command::Exec(arguments) => exec::main(&arguments, global, taken),
         Command::Ps(arguments) => ps::main(&arguments, global),
         Command::Pause(arguments) => pause::pause(&arguments, global),
         Command::Resume(arguments) => pause::resume(&arguments, global),

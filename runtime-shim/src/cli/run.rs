@@ -16,6 +16,7 @@ use crate::failure::Failure;
 use crate::io::poll::poll_until;
 use crate::monitor::launch::Parent;
 use crate::monitor::signals::Signals;
+use crate::preserved::Preserved;
 
 /// Create and start a container
 #[derive(Debug, Args)]
@@ -33,15 +34,27 @@ pub(super) struct Arguments {
     no_subreaper: bool,
 }
 
-pub(super) fn main(arguments: &Arguments, global: &Global) -> Result<u8, Failure> {
-    run(arguments, global).map_err(|failure| failure.context("runv run failed"))
+impl Arguments {
+    pub(super) fn take_descriptors(&self) -> Result<Preserved, Failure> {
+        self.making.take_descriptors()
+    }
 }
 
-fn run(arguments: &Arguments, global: &Global) -> Result<u8, Failure> {
+pub(super) fn main(
+    arguments: &Arguments,
+    global: &Global,
+    taken: Result<Preserved, Failure>,
+) -> Result<u8, Failure> {
+    taken
+        .and_then(|preserved| run(arguments, global, preserved))
+        .map_err(|failure| failure.context("runv run failed"))
+}
+
+fn run(arguments: &Arguments, global: &Global, preserved: Preserved) -> Result<u8, Failure> {
     // In the foreground, signals wait from here on, so that none can end this process past its clean-up.
     let signals = if arguments.detach { None } else { Some(Signals::block()?) };
     let parent = if arguments.detach { Parent::Subreaper } else { Parent::This };
-    let made = create::make(&arguments.making, global, parent)?;
+    let made = create::make(&arguments.making, global, preserved, parent)?;
     let record = made.folder.read()?;
     let started = start::start(&made.folder, &record);
     let status = match (started, made.monitor, signals) {

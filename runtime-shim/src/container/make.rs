@@ -20,6 +20,7 @@ use crate::host_cgroup::{self, systemd::Scope};
 use crate::io::console;
 use crate::monitor::launch::{Launched, Parent, Streams, launch};
 use crate::monitor::plan::{Announcement, MonitorPlan, Proceed};
+use crate::preserved::Preserved;
 use crate::report::LogFormat;
 use crate::sandbox::inherited_fds::withhold_inherited_fds;
 
@@ -49,8 +50,8 @@ pub(crate) struct Made {
     pub(crate) monitor: Option<Child>,
 }
 
-/// Makes it.
-pub(crate) fn make(store: &Store, order: &Order<'_>) -> Result<Made, Failure> {
+/// Makes it. The monitor alone keeps what is preserved.
+pub(crate) fn make(store: &Store, order: &Order<'_>, preserved: Preserved) -> Result<Made, Failure> {
     withhold_inherited_fds()?;
     let bundle = load::load(order.bundle)?;
     check_console(&bundle, order)?;
@@ -66,7 +67,7 @@ pub(crate) fn make(store: &Store, order: &Order<'_>) -> Result<Made, Failure> {
     let membership = membership::find(store, &bundle.spec)?;
     let record = Record::new(order.id.clone(), &bundle)?;
     let folder = store.create(&record)?;
-    match launch_monitor(&folder, order, bundle, (cgroups, scope), membership) {
+    match launch_monitor(&folder, order, (bundle, preserved), (cgroups, scope), membership) {
         Ok(monitor) => Ok(Made { folder, monitor }),
         Err(failure) => Err(failure.after(remove::clear(&folder))),
     }
@@ -89,7 +90,7 @@ fn check_console(bundle: &Bundle, order: &Order<'_>) -> Result<(), Failure> {
 fn launch_monitor(
     folder: &Folder,
     order: &Order<'_>,
-    bundle: Bundle,
+    (mut bundle, preserved): (Bundle, Preserved),
     (cgroups, scope): (Vec<PathBuf>, Option<Scope>),
     membership: Option<Membership>,
 ) -> Result<Option<Child>, Failure> {
@@ -97,6 +98,12 @@ fn launch_monitor(
         Some(socket) => Streams::Terminal(terminal(&bundle, socket)?),
         None => Streams::Inherited,
     };
+    if let Some(process) = bundle.spec.process_mut() {
+        let told = preserved.environment();
+        if !told.is_empty() {
+            process.env_mut().get_or_insert_default().extend(told);
+        }
+    }
     let plan = MonitorPlan {
         folder: absolute(folder.path())?,
         bundle: bundle.directory,
@@ -107,8 +114,15 @@ fn launch_monitor(
         cgroups,
         scope,
         membership,
+        descriptors: preserved.kinds(),
     };
-    let launched = launch("monitor", plan.spec.process().as_ref(), &plan, streams, order.parent);
+    let launched = launch(
+        "monitor",
+        plan.spec.process().as_ref(),
+        &plan,
+        (streams, preserved.descriptors),
+        order.parent,
+    );
     let launched = launched.context("cannot start the monitor")?;
     await_creation(&launched, folder)?;
     if let Some(path) = order.pid_file {

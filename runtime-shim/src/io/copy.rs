@@ -22,9 +22,34 @@ pub(crate) enum CopyEnd {
 }
 
 /// Copies all of `source` to `sink`. Both may be non-blocking: a caller's file descriptors are what they are.
-pub(crate) fn copy(mut source: impl Read + AsFd, mut sink: impl Write + AsFd) -> CopyEnd {
+pub(crate) fn copy(source: impl Read + AsFd, sink: impl Write + AsFd) -> CopyEnd {
+    copy_if(source, sink, |_source, _sink| Ok(()))
+}
+
+/// The same, but that nobody takes any more of it is noticed before there is something to be taken.
+pub(crate) fn copy_while_taken(source: impl Read + AsFd, sink: impl Write + AsFd) -> CopyEnd {
+    copy_if(source, sink, |source, sink| {
+        let mut fds = [
+            PollFd::from_borrowed_fd(source, PollFlags::IN),
+            PollFd::from_borrowed_fd(sink, PollFlags::empty()),
+        ];
+        poll_until(&mut fds, None)?;
+        let [readable, broken] = fds.map(|fd| !fd.revents().is_empty());
+        if broken && !readable { Err(ErrorKind::BrokenPipe.into()) } else { Ok(()) }
+    })
+}
+
+/// Asks before each read whether the sink may still be written to.
+fn copy_if(
+    mut source: impl Read + AsFd,
+    mut sink: impl Write + AsFd,
+    may: impl Fn(BorrowedFd<'_>, BorrowedFd<'_>) -> io::Result<()>,
+) -> CopyEnd {
     let mut buffer = vec![0; BUFFER];
     loop {
+        if let Err(error) = may(source.as_fd(), sink.as_fd()) {
+            return CopyEnd::Sink(error);
+        }
         let length = match source.read(&mut buffer) {
             Ok(0) => return CopyEnd::EndOfFile,
             Ok(length) => length,

@@ -14,6 +14,7 @@ use std::thread;
 use rustix::fs::FileType;
 
 use super::copy::{CopyEnd, copy};
+use super::descriptors::{Connected, Gates, Ways};
 
 /// The threads need little more than what a call into `std` does.
 const STACK: usize = 64 << 10;
@@ -51,6 +52,8 @@ fn is_null(fd: BorrowedFd<'_>) -> bool {
 #[derive(Debug)]
 pub(crate) struct Outputs {
     done: PipeReader,
+    /// Of descriptors from 3 on, if there are some.
+    ways: Option<Ways>,
 }
 
 impl Outputs {
@@ -58,12 +61,18 @@ impl Outputs {
     pub(crate) fn done(&self) -> BorrowedFd<'_> {
         self.done.as_fd()
     }
+
+    /// What besides that is on its way to sockets.
+    pub(crate) fn ways(&self) -> Option<&Ways> {
+        self.ways.as_ref()
+    }
 }
 
 impl Streams {
-    /// Starts copying the workload's output. Input waits for [`Input::start`].
-    pub(crate) fn start(self) -> io::Result<(Input, Outputs)> {
+    /// Starts copying the workload's output, that of `descriptors` too. Input waits for [`Input::start`].
+    pub(crate) fn start(self, descriptors: Vec<Connected>) -> io::Result<(Input, Outputs)> {
         let (done, running) = io::pipe()?;
+        let (gates, ways) = super::descriptors::start(descriptors, &running)?;
         let (stdout, stderr) = (rustix::stdio::stdout(), rustix::stdio::stderr());
         let input = match self {
             Self::Separate { stdin, stdout: from_stdout, stderr: from_stderr } => {
@@ -79,7 +88,7 @@ impl Streams {
                 Some(terminal)
             }
         };
-        Ok((Input { to_workload: input }, Outputs { done }))
+        Ok((Input { to_workload: input, gates }, Outputs { done, ways }))
     }
 }
 
@@ -87,11 +96,14 @@ impl Streams {
 #[derive(Debug)]
 pub(crate) struct Input {
     to_workload: Option<UnixStream>,
+    /// Of the threads that read other descriptors.
+    gates: Gates,
 }
 
 impl Input {
-    /// Starts copying this process's stdin.
+    /// Starts copying this process's stdin, and what else there is to read.
     pub(crate) fn start(self) -> io::Result<()> {
+        self.gates.open()?;
         let Some(to_workload) = self.to_workload else {
             return Ok(());
         };

@@ -1,8 +1,9 @@
 //! From a machine that runs to an agent that serves: the hello, and the connections to it.
 
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use agent_protocol::agent as proto;
@@ -13,7 +14,10 @@ use rustix::rand::{GetRandomFlags, getrandom};
 use super::events::{Event, wait};
 use super::signals::{self, Signals};
 use super::{MonitorError, death, host};
+use crate::io::descriptors::{Connect, Connected};
 use crate::io::streams::{self, Streams};
+use crate::preserved::Descriptor;
+use crate::preserved::kind::Kind;
 use crate::sandbox::agent_client::AgentClient;
 use crate::sandbox::directory::SandboxDirectory;
 use crate::sandbox::start::Sandbox;
@@ -97,6 +101,26 @@ impl<'a> Boot<'a> {
         Ok(separate(connected))
     }
 
+    /// Connects the other descriptors that the workload gets.
+    pub(crate) fn connect_descriptors(
+        &mut self,
+        descriptors: Vec<Descriptor>,
+    ) -> Result<(Vec<Connected>, Vec<proto::Descriptor>), MonitorError> {
+        if descriptors.is_empty() {
+            return Ok(Default::default());
+        }
+        let directory = self.directory.try_clone().map_err(host("duplicate a descriptor"))?;
+        let later: Connect = Arc::new(move || {
+            Connecting::request(&directory, STREAM_PORT)
+                .and_then(Connecting::finish)
+                .map_err(io::Error::other)
+        });
+        connect_descriptors(descriptors, &later, || {
+            let stream = Connecting::request(&self.directory, STREAM_PORT)?;
+            self.finish(stream)
+        })
+    }
+
     fn finish(&mut self, connecting: Connecting) -> Result<UnixStream, MonitorError> {
         self.readable(connecting.socket.as_fd())?;
         Ok(connecting.finish()?)
@@ -121,12 +145,43 @@ impl<'a> Boot<'a> {
 
 /// Tells the agent which stream a connection is: nobody in the guest can guess the token.
 pub(crate) fn introduce(socket: UnixStream) -> Result<(UnixStream, u64), MonitorError> {
+    let bytes = token()?;
+    (&socket).write_all(&bytes).map_err(host("write to a stream"))?;
+    Ok((socket, u64::from_be_bytes(bytes)))
+}
+
+fn token() -> Result<[u8; 8], MonitorError> {
     let mut bytes = [0; 8];
     while bytes == [0; 8] {
         getrandom(&mut bytes, GetRandomFlags::empty()).map_err(host("make a random token"))?;
     }
-    (&socket).write_all(&bytes).map_err(host("write to a stream"))?;
-    Ok((socket, u64::from_be_bytes(bytes)))
+    Ok(bytes)
+}
+
+/// Connects what has one stream by `now`; for what listens, each connection is by `later`.
+pub(crate) fn connect_descriptors(
+    descriptors: Vec<Descriptor>,
+    later: &Connect,
+    mut now: impl FnMut() -> Result<UnixStream, MonitorError>,
+) -> Result<(Vec<Connected>, Vec<proto::Descriptor>), MonitorError> {
+    let mut connect = |Descriptor { fd, kind }: Descriptor| -> Result<_, MonitorError> {
+        use proto::descriptor::Kind as There;
+        let (connected, token) = if kind == Kind::Listener {
+            let token = u64::from_be_bytes(token()?);
+            (Connected::Listener { listener: fd, token, connect: Arc::clone(later) }, token)
+        } else {
+            let (stream, token) = introduce(now()?)?;
+            (Connected::Stream(fd, kind, stream), token)
+        };
+        let kind = match kind {
+            Kind::Reader => There::KIND_READER,
+            Kind::Writer => There::KIND_WRITER,
+            Kind::Both | Kind::File | Kind::Socket => There::KIND_SOCKET,
+            Kind::Listener => There::KIND_LISTENER,
+        };
+        Ok((connected, proto::Descriptor { kind: kind.into(), token, ..Default::default() }))
+    };
+    descriptors.into_iter().map(&mut connect).collect()
 }
 
 /// A terminal's connection and token, for the streams' copying and for the agent.

@@ -43,6 +43,7 @@ use crate::host_oom;
 use crate::io::streams::Input;
 use crate::io::terminal::RawMode;
 use crate::network::{self, Live, Network};
+use crate::preserved::{self, Descriptor};
 use crate::report::{self, EngineLog, Stderr};
 use crate::sandbox::inherited_fds::withhold_inherited_fds;
 use crate::sandbox::prepare::prepare;
@@ -52,16 +53,17 @@ use crate::sandbox::start::Sandbox;
 const OOM: &str = "oom";
 
 /// Reads the plan and follows it; returns the status with which to exit.
-pub(crate) fn main(plan: OwnedFd, socket: OwnedFd) -> u8 {
+pub(crate) fn main(plan: OwnedFd, socket: OwnedFd, descriptors: Vec<OwnedFd>) -> u8 {
     let creator = Creator::new(socket);
     let plan: MonitorPlan = match launch::read_plan(plan) {
         Ok(plan) => plan,
         Err(error) => return announce_failure(&creator, &Failure::from(error)),
     };
+    let descriptors = preserved::arrived(descriptors, &plan.descriptors);
     if let Some(membership) = &plan.membership {
-        return member::main(&plan, membership, creator);
+        return member::main(&plan, membership, descriptors, creator);
     }
-    match create(&plan, &creator) {
+    match create(&plan, descriptors, &creator) {
         Ok(container) => container.live(creator),
         Err(failure) => announce_failure(&creator, &failure),
     }
@@ -85,6 +87,7 @@ struct Container<'plan> {
     /// What the agent is to make of the network, and the host's half of it.
     network: proto::Network,
     live: Option<Live>,
+    descriptors: Vec<Descriptor>,
     sandbox: Sandbox,
     signals: Signals,
     boot_timeout: std::time::Duration,
@@ -134,7 +137,11 @@ pub(super) fn settle(plan: &MonitorPlan) -> Result<Folder, Failure> {
 }
 
 /// Makes all of the container that is on the host.
-fn create<'plan>(plan: &'plan MonitorPlan, creator: &Creator) -> Result<Container<'plan>, Failure> {
+fn create<'plan>(
+    plan: &'plan MonitorPlan,
+    descriptors: Vec<Descriptor>,
+    creator: &Creator,
+) -> Result<Container<'plan>, Failure> {
     let hosts = host_namespace::network_identity()?;
     let folder = settle(plan)?;
     // The interfaces of the host's own namespace are never a guest's, by whatever path it is named.
@@ -173,6 +180,7 @@ fn create<'plan>(plan: &'plan MonitorPlan, creator: &Creator) -> Result<Containe
         traces: Some(traces),
         network: configuration,
         live,
+        descriptors,
         sandbox,
         signals,
         boot_timeout,
@@ -245,6 +253,7 @@ impl Container<'_> {
             upper_mib,
             network: std::mem::take(&mut self.network),
             live: self.live.take(),
+            descriptors: std::mem::take(&mut self.descriptors),
             folder: &self.folder,
         };
         let (mut workload, end) = resident.live_in(boot, guest, self.traces.take(), creator)?;
@@ -282,6 +291,8 @@ pub(super) struct Resident<'a> {
     pub(super) network: proto::Network,
     /// The host's half of it.
     pub(super) live: Option<Live>,
+    /// What its process has open from 3 on.
+    pub(super) descriptors: Vec<Descriptor>,
     pub(super) folder: &'a Folder,
 }
 
@@ -299,14 +310,15 @@ impl Resident<'_> {
             creator.wait().map_err(host("wait for the hooks"))?;
         }
         let state = hook_state(self.folder).map_err(host("say the container's state"))?;
-        let (mut workload, streams) =
-            relay::create(boot, (self.place, self.upper_mib), &self.plan.spec, state, self.network.clone())?;
+        let given = (self.network.clone(), std::mem::take(&mut self.descriptors));
+        let (mut workload, (streams, descriptors)) =
+            relay::create(boot, (self.place, self.upper_mib), &self.plan.spec, state, given)?;
         if let Some(live) = self.live.take() {
             let directory = guest.directory.try_clone().map_err(host("duplicate a descriptor"))?;
             let watched = live.watch(directory, workload.container_id.clone());
             watched.map_err(host("watch the container's network"))?;
         }
-        let (input, outputs) = streams.start().map_err(host("start copying streams"))?;
+        let (input, outputs) = streams.start(descriptors).map_err(host("start copying streams"))?;
         let raw_mode = if relay::wants_terminal(&self.plan.spec) { Some(RawMode::enter()?) } else { None };
         let starts = server::serve(self.folder, guest).map_err(host("serve the control socket"))?;
         if self.place.number == 0 {

@@ -18,6 +18,8 @@ use rustix::process::{Signal, getpid, getppid, ioctl_tiocsctty, set_parent_proce
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::preserved::Descriptor;
+
 /// Whose child the process is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Parent {
@@ -48,13 +50,13 @@ pub(crate) struct Launched {
 /// How much of a process of the guest is shown.
 const SHOWN: usize = 4096;
 
-/// Starts `runv <command>` with a plan to read and a socket to answer on. The process of the guest is there for ps(1)
+/// Starts `runv <command>` with a plan to read, a socket to answer on, and the descriptors that its workload gets. The process of the guest is there for ps(1)
 /// to show: engines list the processes of a container by their host processes.
 pub(crate) fn launch(
     command: &str,
     process: Option<&Process>,
     plan: &impl Serialize,
-    streams: Streams,
+    (streams, descriptors): (Streams, Vec<Descriptor>),
     parent: Parent,
 ) -> io::Result<Launched> {
     let (socket, far) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
@@ -64,6 +66,9 @@ pub(crate) fn launch(
     let mut program = Command::new("/proc/self/exe");
     program.arg0("runv").arg(command);
     program.arg("--plan-fd").arg(plan_fd.to_string()).arg("--socket-fd").arg(socket_fd.to_string());
+    for descriptor in descriptors {
+        program.arg("--descriptor-fd").arg(inherited.add(descriptor.fd).to_string());
+    }
     program.arg("--").args(shown(process));
     let has_terminal = matches!(streams, Streams::Terminal(_));
     if let Streams::Terminal(terminal) = streams {

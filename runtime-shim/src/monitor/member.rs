@@ -23,6 +23,7 @@ use crate::control::client::{self, ControlError, Seat};
 use crate::control::server::Guest;
 use crate::failure::Failure;
 use crate::host_cgroup;
+use crate::preserved::Descriptor;
 use crate::report;
 use crate::sandbox::prepare::Share;
 use crate::sandbox::socket_relay::{self, Server};
@@ -34,8 +35,13 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const GRACE: Duration = Duration::from_secs(5);
 
 /// Makes the container that is planned, and follows it; returns the status with which to exit.
-pub(super) fn main(plan: &MonitorPlan, membership: &Membership, creator: Creator) -> u8 {
-    match create(plan, membership, &creator) {
+pub(super) fn main(
+    plan: &MonitorPlan,
+    membership: &Membership,
+    descriptors: Vec<Descriptor>,
+    creator: Creator,
+) -> u8 {
+    match create(plan, membership, descriptors, &creator) {
         Ok(container) => container.live(creator),
         Err(failure) => announce_failure(&creator, &failure),
     }
@@ -49,6 +55,7 @@ struct Container<'plan> {
     seat: Seat,
     /// Until it is there.
     traces: Option<Traces>,
+    descriptors: Vec<Descriptor>,
     signals: Signals,
 }
 
@@ -56,6 +63,7 @@ struct Container<'plan> {
 fn create<'plan>(
     plan: &'plan MonitorPlan,
     membership: &Membership,
+    descriptors: Vec<Descriptor>,
     creator: &Creator,
 ) -> Result<Container<'plan>, Failure> {
     let folder = settle(plan)?;
@@ -81,7 +89,7 @@ fn create<'plan>(
         socket_relay::start(listener, Server::Unix(socket.path))?;
     }
     creator.announce(&Announcement::Prepared)?;
-    Ok(Container { plan, folder, place, upper_mib, seat, traces, signals })
+    Ok(Container { plan, folder, place, upper_mib, seat, traces, descriptors, signals })
 }
 
 impl Container<'_> {
@@ -118,6 +126,7 @@ impl Container<'_> {
             upper_mib,
             network: proto::Network::default(),
             live: None,
+            descriptors: std::mem::take(&mut self.descriptors),
             folder: &self.folder,
         };
         Ok(resident.live_in(boot, guest, self.traces.take(), creator)?.1)

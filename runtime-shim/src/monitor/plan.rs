@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::container::membership::Membership;
 use crate::control::message::{receive, send};
 use crate::host_cgroup::systemd::Scope;
+use crate::preserved::kind::Kind;
 use crate::report::LogFormat;
 
 /// A container to be made and watched. `create` has read and checked all of it.
@@ -34,6 +35,8 @@ pub(crate) struct MonitorPlan {
     pub(crate) scope: Option<Scope>,
     /// The machine of another container to go into.
     pub(crate) membership: Option<Membership>,
+    /// What the descriptors are that it inherits for the workload.
+    pub(crate) descriptors: Vec<Kind>,
 }
 
 /// A process to be made in a container that runs. `exec` has read and checked all of it.
@@ -55,6 +58,8 @@ pub(crate) struct ExecPlan {
     pub(crate) log_format: LogFormat,
     /// The container's cgroups on the host.
     pub(crate) cgroups: Vec<PathBuf>,
+    /// What the descriptors are that it inherits for the process, or has already.
+    pub(crate) descriptors: Vec<Kind>,
 }
 
 /// The process that was started, to the command that started it.

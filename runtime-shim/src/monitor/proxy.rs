@@ -3,34 +3,38 @@
 //!
 //! With `--detach` it is a process of its own, started by [`super::launch`]; else the command itself.
 
+use std::io;
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 
 use agent_protocol::agent as proto;
 use agent_protocol::{AGENT_PORT, STREAM_PORT};
 use protobuf::MessageField;
 
-use super::boot::{introduce, one_terminal, separate};
+use super::boot::{connect_descriptors, introduce, one_terminal, separate};
 use super::detached::announce_failure;
-use super::ending;
 use super::launch;
 use super::plan::{Announcement, Creator, ExecPlan};
 use super::signals::Signals;
 use super::workload::{OnSignal, ProcessEnd, Workload, refused};
+use super::{ending, host};
 use crate::bundle::to_agent;
 use crate::container::store::Folder;
 use crate::control::client::connect_to_guest;
 use crate::failure::Failure;
 use crate::host_cgroup;
+use crate::io::descriptors::{Connect, Connected};
 use crate::io::streams::{self, Streams};
 use crate::io::terminal::{self, RawMode};
+use crate::preserved::{self, Descriptor};
 use crate::report::{self, EngineLog, Stderr};
 use crate::sandbox::agent_client::AgentClient;
 use crate::sandbox::inherited_fds::withhold_inherited_fds;
 
 /// Reads the plan and follows it; returns the status with which to exit.
-pub(crate) fn main(plan: OwnedFd, socket: OwnedFd) -> u8 {
+pub(crate) fn main(plan: OwnedFd, socket: OwnedFd, descriptors: Vec<OwnedFd>) -> u8 {
     let mut creator = Some(Creator::new(socket));
-    let end = detached(plan, &mut creator);
+    let end = detached(plan, descriptors, &mut creator);
     match (end, creator) {
         (Ok(end), _) => ending::follow(end),
         (Err(failure), Some(creator)) => announce_failure(&creator, &failure),
@@ -41,13 +45,18 @@ pub(crate) fn main(plan: OwnedFd, socket: OwnedFd) -> u8 {
     }
 }
 
-fn detached(plan: OwnedFd, creator: &mut Option<Creator>) -> Result<ProcessEnd, Failure> {
+fn detached(
+    plan: OwnedFd,
+    descriptors: Vec<OwnedFd>,
+    creator: &mut Option<Creator>,
+) -> Result<ProcessEnd, Failure> {
     withhold_inherited_fds()?;
     ending::forbid_core();
     let plan: ExecPlan = launch::read_plan(plan)?;
     let log = plan.log.as_deref().map(report::open_log).transpose()?;
     report::speak_to_engine(EngineLog { file: log, format: plan.log_format, stderr: Stderr::Containers });
-    run(&plan, |pid| {
+    let descriptors = preserved::arrived(descriptors, &plan.descriptors);
+    run(&plan, descriptors, |pid| {
         if let Some(creator) = creator.take() {
             creator.announce(&Announcement::Running { pid })?;
         }
@@ -58,6 +67,7 @@ fn detached(plan: OwnedFd, creator: &mut Option<Creator>) -> Result<ProcessEnd, 
 /// Runs the process to its end. `started` is told this process's id once the program has been executed.
 pub(crate) fn run(
     plan: &ExecPlan,
+    descriptors: Vec<Descriptor>,
     started: impl FnOnce(u32) -> Result<(), Failure>,
 ) -> Result<ProcessEnd, Failure> {
     let folder = Folder::open(plan.folder.clone())?;
@@ -66,8 +76,9 @@ pub(crate) fn run(
     let agent = AgentClient::new(connect_to_guest(&folder, AGENT_PORT)?)?;
     let wants_terminal = plan.process.terminal().unwrap_or(false);
     let (streams, tokens) = connect_streams(&folder, wants_terminal)?;
+    let (connected, descriptors) = connect_more(plan, &folder, descriptors)?;
     let raw_mode = if wants_terminal { Some(RawMode::enter()?) } else { None };
-    let (input, outputs) = streams.start()?;
+    let (input, outputs) = streams.start(connected)?;
 
     // Unique among those of this container, as the process's number is on this host.
     let exec_id = format!("exec-{}", std::process::id());
@@ -75,6 +86,7 @@ pub(crate) fn run(
         Workload { sandbox: None, signals: &signals, agent, container_id: plan.guest_id.clone(), exec_id };
     let mut process =
         to_agent::process(&plan.process, tokens).map_err(|error| Failure::of_monitor(error.into()))?;
+    process.descriptors = descriptors;
     if wants_terminal {
         terminal::set_size(&mut process);
     }
@@ -113,4 +125,20 @@ fn connect_streams(folder: &Folder, terminal: bool) -> Result<(Streams, proto::S
         }
     }
     Ok(separate(connected))
+}
+
+/// The same for what it has open besides those.
+fn connect_more(
+    plan: &ExecPlan,
+    folder: &Folder,
+    descriptors: Vec<Descriptor>,
+) -> Result<(Vec<Connected>, Vec<proto::Descriptor>), Failure> {
+    if descriptors.is_empty() {
+        return Ok(Default::default());
+    }
+    let later = Folder::open(plan.folder.clone())?;
+    let later: Connect = Arc::new(move || connect_to_guest(&later, STREAM_PORT).map_err(io::Error::other));
+    let now =
+        || connect_to_guest(folder, STREAM_PORT).map_err(io::Error::other).map_err(host("reach the guest"));
+    connect_descriptors(descriptors, &later, now).map_err(Failure::of_monitor)
 }

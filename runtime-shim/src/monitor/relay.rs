@@ -11,8 +11,10 @@ use super::workload::{OnSignal, Workload, refused};
 use super::{MonitorError, death, host};
 use crate::bundle::place::Place;
 use crate::bundle::to_agent;
+use crate::io::descriptors::Connected;
 use crate::io::streams::Streams;
 use crate::io::terminal::{self, RawMode};
+use crate::preserved::Descriptor;
 use crate::sandbox::start::Sandbox;
 
 /// Runs the workload of `spec` in a sandbox that boots; returns the exit status.
@@ -34,9 +36,10 @@ fn follow(
     let mut boot = Boot::new(sandbox, signals, boot_timeout)?;
     boot.hello()?;
     let upper_mib = boot.sandbox.as_ref().and_then(|sandbox| sandbox.size.rootfs_upper_mib);
-    let (mut workload, streams) =
-        create(boot, (&Place::of_owner(), upper_mib), spec, String::new(), proto::Network::default())?;
-    let (input, outputs) = streams.start().map_err(host("start copying streams"))?;
+    let place = (&Place::of_owner(), upper_mib);
+    let given = (proto::Network::default(), Vec::new());
+    let (mut workload, (streams, _none)) = create(boot, place, spec, String::new(), given)?;
+    let (input, outputs) = streams.start(Vec::new()).map_err(host("start copying streams"))?;
     let raw_mode = if wants_terminal(spec) { Some(RawMode::enter()?) } else { None };
     input.start().map_err(host("start copying stdin"))?;
     start(&mut workload)?;
@@ -49,17 +52,18 @@ fn follow(
 }
 
 /// Has the agent make the container, once it has said hello.
-/// `state` is for the hooks that run in the guest.
+/// `state` is for the hooks that run in the guest. What it is given of the host's: network, and descriptors from 3 on.
 pub(crate) fn create<'a>(
     mut boot: Boot<'a>,
     (place, upper_mib): (&Place, Option<u32>),
     spec: &Spec,
     state: String,
-    network: proto::Network,
-) -> Result<(Workload<'a>, Streams), MonitorError> {
+    (network, descriptors): (proto::Network, Vec<Descriptor>),
+) -> Result<(Workload<'a>, (Streams, Vec<Connected>)), MonitorError> {
     let terminal = wants_terminal(spec);
     let agent = boot.connect_agent()?;
     let (streams, tokens) = if terminal { boot.connect_terminal()? } else { boot.connect_streams()? };
+    let (connected, descriptors) = boot.connect_descriptors(descriptors)?;
     let Boot { sandbox, signals, .. } = boot;
     let (container_id, exec_id) = (place.container_id(), String::new());
     let mut workload = Workload { sandbox, signals, agent, container_id, exec_id };
@@ -75,9 +79,12 @@ pub(crate) fn create<'a>(
     if terminal && let Some(process) = request.process.as_mut() {
         terminal::set_size(process);
     }
+    if let Some(process) = request.process.as_mut() {
+        process.descriptors = descriptors;
+    }
     let created = workload.call(&request, OnSignal::Abort)?;
     refused(created.failure)?;
-    Ok((workload, streams))
+    Ok((workload, (streams, connected)))
 }
 
 /// Has the agent execute the workload.

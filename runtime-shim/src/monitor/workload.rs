@@ -22,6 +22,9 @@ use crate::sandbox::start::Sandbox;
 /// How long the agent may take to answer a call, other than the wait for the workload.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
+/// How long the peers of a workload's sockets may take, when it has ended, for what it has left them.
+const PEERS_PATIENCE: Duration = Duration::from_secs(2);
+
 /// How long the guest may take to write its file systems back and power off.
 const SHUTDOWN_PATIENCE: Duration = Duration::from_secs(30);
 
@@ -193,11 +196,17 @@ impl Workload<'_> {
     }
 
     /// Waits until the caller has all of the output. A caller that does not read is waited for, as it would be
-    /// by the workload itself; a signal ends that.
+    /// by the workload itself; a signal ends that. Peers of its sockets, who may be anybody, are not waited for so long.
     pub(crate) fn drain(&mut self, outputs: &Outputs) -> Result<(), MonitorError> {
+        let Some(ways) = outputs.ways() else { return self.drain_one(outputs.done(), None) };
+        ways.accept_no_more();
+        self.drain_one(outputs.done(), None)?;
+        self.drain_one(ways.done(), Instant::now().checked_add(PEERS_PATIENCE))
+    }
+
+    fn drain_one(&mut self, done: BorrowedFd<'_>, deadline: Option<Instant>) -> Result<(), MonitorError> {
         loop {
-            let fds = [(outputs.done(), PollFlags::IN)];
-            let event = wait(self.sandbox.as_deref_mut(), self.signals, &fds, None);
+            let event = wait(self.sandbox.as_deref_mut(), self.signals, &[(done, PollFlags::IN)], deadline);
             match event.map_err(host("wait for the output"))? {
                 Event::Ready(_) | Event::Deadline => return Ok(()),
                 Event::Signal(signal) if signals::aborts(signal) => return Ok(()),

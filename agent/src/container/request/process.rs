@@ -8,8 +8,12 @@ use super::settings::{capabilities, settings};
 use super::{RequestError, absolute, c_string, invalid};
 use crate::process::ProcessSpec;
 use crate::process::console::WindowSize;
+use crate::process::descriptors::{Descriptor, Kind};
 use crate::process::stdio::Tokens;
 use crate::security::user::{MOST_GROUPS, User, valid};
+
+/// Descriptors that a process may have besides stdio.
+const MOST_DESCRIPTORS: usize = 64;
 
 /// The default of runc and of the specification's examples.
 const DEFAULT_UMASK: u32 = 0o022;
@@ -41,6 +45,7 @@ pub(super) fn process_spec(process: agent::Process) -> Result<ProcessSpec, Reque
     let args =
         process.args.into_iter().map(|text| c_string("process.args", text)).collect::<Result<_, _>>()?;
     let tokens = tokens(process.terminal, &process.streams.into_option().unwrap_or_default())?;
+    let descriptors = descriptors(&process.descriptors)?;
     let user = process.user.into_option().unwrap_or_default();
     let umask = user.umask.unwrap_or(DEFAULT_UMASK);
     if umask > 0o777 {
@@ -54,6 +59,7 @@ pub(super) fn process_spec(process: agent::Process) -> Result<ProcessSpec, Reque
         umask,
         terminal,
         tokens,
+        descriptors,
         capabilities,
         no_new_privileges: process.no_new_privileges,
         settings,
@@ -105,4 +111,28 @@ fn tokens(terminal: bool, streams: &agent::Streams) -> Result<Tokens, RequestErr
         (false, 1..) => Err(invalid("streams", "terminal", "the process has no terminal")),
         _ => Ok(tokens),
     }
+}
+
+fn descriptors(descriptors: &[agent::Descriptor]) -> Result<Vec<Descriptor>, RequestError> {
+    use agent::descriptor::Kind as Wanted;
+    if descriptors.len() > MOST_DESCRIPTORS {
+        return Err(RequestError::TooMany("process.descriptors"));
+    }
+    let check = |descriptor: &agent::Descriptor| {
+        let kind = match descriptor.kind.enum_value() {
+            Ok(Wanted::KIND_READER) => Kind::Reader,
+            Ok(Wanted::KIND_WRITER) => Kind::Writer,
+            Ok(Wanted::KIND_SOCKET) => Kind::Socket,
+            Ok(Wanted::KIND_LISTENER) => Kind::Listener,
+            _ => {
+                let kind = descriptor.kind.value().to_string();
+                return Err(invalid("process.descriptors.kind", &kind, "there is no such kind"));
+            }
+        };
+        match descriptor.token {
+            0 => Err(invalid("process.descriptors.token", "0", "a descriptor needs a stream")),
+            token => Ok(Descriptor { kind, token }),
+        }
+    };
+    descriptors.iter().map(check).collect()
 }

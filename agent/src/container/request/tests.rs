@@ -182,3 +182,15 @@ fn ids_clocks_and_hooks_are_checked() {
     });
     assert!(error_of_hook.starts_with("hook path"), "{error_of_hook}");
 }
+
+#[test]
+fn descriptors_are_of_a_kind_and_have_a_stream() {
+    use agent::descriptor::Kind as Wanted;
+    let descriptor =
+        |kind: Wanted, token| agent::Descriptor { kind: kind.into(), token, ..Default::default() };
+    let refused = |descriptor| error(|request| process(request).descriptors = vec![descriptor]);
+    assert!(refused(descriptor(Wanted::KIND_UNSPECIFIED, 1)).starts_with("process.descriptors.kind"));
+    assert!(refused(descriptor(Wanted::KIND_LISTENER, 0)).starts_with("process.descriptors.token"));
+    let many = vec![descriptor(Wanted::KIND_READER, 1); 65];
+    assert!(error(|request| process(request).descriptors = many).contains("process.descriptors"));
+}

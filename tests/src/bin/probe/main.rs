@@ -2,6 +2,7 @@
 //!
 //! Each subcommand does one thing, prints what it found, and fails with a line on stderr.
 
+mod activated;
 mod adopt;
 mod bench_files;
 mod bench_init;
@@ -35,6 +36,7 @@ const USAGE: &str = "usage: probe COMMAND [ARGUMENT]...
   adopt PIDFILE COMMAND... run a command as an engine's shim does, tell the end of the process it leaves
   connect SOCKET           stdin to a unix socket, and what it answers to stdout
   hold                     lock stdout as splice(2) does; stdin to stderr, to its end
+  activated                serve the sockets of sd_listen_fds(3): answer what comes to its end with the socket's number
   udp ADDRESS:PORT         stdin as one datagram, and what is answered to stdout
   echo PORT                answer over TCP and UDP with what comes, for ever
   signals                  print each signal that comes; ends at SIGTERM";
@@ -47,6 +49,7 @@ fn main() -> Result<()> {
         "write" => streams::write(number(1)?, number(2)?),
         "both" => streams::both(number(1)?),
         "verify" => streams::verify(number(1)?),
+        "activated" => activated::serve(),
         "adopt" => adopt::adopt(argument(1)?, arguments.get(2..).unwrap_or_default()),
         "connect" => streams::connect(argument(1)?),
         "hold" => streams::hold(),
