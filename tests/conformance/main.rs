@@ -5,6 +5,7 @@
 //! container where they do not disturb each other. docs/conformance.md is the list as a table.
 
 mod cgroups;
+mod descriptors;
 mod hooks;
 mod life;
 mod mounts;

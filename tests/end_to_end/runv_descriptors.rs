@@ -9,37 +9,8 @@ use std::process::{Command, Stdio};
 use std::thread;
 
 use anyhow::{Context, Result, ensure};
-use command_fds::{CommandFdExt, FdMapping};
-use e2e::{Bundle, Census, Deadline, Output, Process, Runtime, alone, together};
-
-/// The command, with descriptors from 3 on.
-fn with(mut command: Command, fds: Vec<OwnedFd>) -> Result<Command> {
-    let numbered = (3..).zip(fds).map(|(child_fd, parent_fd)| FdMapping { parent_fd, child_fd });
-    command.fd_mappings(numbered.collect())?;
-    Ok(command)
-}
-
-/// The same, with as many of them as `LISTEN_FDS` says.
-fn activated(command: &Command, listen: usize, fds: Vec<OwnedFd>) -> Result<Command> {
-    let mut shell = Command::new("/bin/sh");
-    shell.args(["-c", "LISTEN_PID=$$ exec \"$@\"", "sh"]).arg(command.get_program()).args(command.get_args());
-    shell.env("LISTEN_FDS", listen.to_string()).env("LISTEN_FDNAMES", "a:b");
-    shell.current_dir(command.get_current_dir().context("no directory")?);
-    with(shell, fds)
-}
-
-/// Runs it to its end: its status, and what it has written to stdout and stderr.
-fn finish(mut command: Command) -> Result<(Option<i32>, String)> {
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut child = command.spawn().context("cannot start it")?;
-    drop(command);
-    let stdout = Output::collect(child.stdout.take().context("no stdout")?);
-    let stderr = Output::collect(child.stderr.take().context("no stderr")?);
-    let deadline = Deadline::generous()?;
-    let status = deadline.wait_for("its end", || child.try_wait().context("cannot wait"))?;
-    let said = [stdout.to_end(deadline)?, stderr.to_end(deadline)?].concat();
-    Ok((status.code(), String::from_utf8_lossy(&said).into_owned()))
-}
+use e2e::descriptors::{activated, finish, with_descriptors};
+use e2e::{Bundle, Census, Deadline, Process, Runtime, alone, together};
 
 fn to_end(mut from: impl Read) -> Result<String> {
     let mut text = String::new();
@@ -75,7 +46,8 @@ fn pipes_files_and_sockets_are_there_from_3_on() -> Result<()> {
         File::options().read(true).write(true).open(runv.file("both"))?.into(),
         socket.into(),
     ];
-    let command = with(runv.command(&["--log", "log", "run", "--preserve-fds", "6", "c1"])?, fds)?;
+    let command =
+        with_descriptors(runv.command(&["--log", "log", "run", "--preserve-fds", "6", "c1"])?, fds)?;
     let run = thread::spawn(move || finish(command));
     input.write_all(b"through pipes")?;
     drop(input);
@@ -179,7 +151,7 @@ fn members_of_a_pod_and_processes_besides_them_have_descriptors_too() -> Result<
     let (socket, peer) = UnixStream::pair()?;
     let exec =
         ["exec", "--preserve-fds", "1", "app", "sh", "-c", "read line <&3; echo \"exec $line\" >&3; exit 6"];
-    let exec = with(member.command(&exec)?, vec![socket.into()])?;
+    let exec = with_descriptors(member.command(&exec)?, vec![socket.into()])?;
     let exec = thread::spawn(move || finish(exec));
     assert_eq!(ask(peer, "line\n")?, "exec line\n");
     assert_eq!(exec.join().ok().context("it panicked")??, (Some(6), String::new()));
@@ -190,7 +162,7 @@ fn members_of_a_pod_and_processes_besides_them_have_descriptors_too() -> Result<
     let script =
         "echo started >&4; exec 4>&-; dd if=/dev/zero bs=64k count=64 >&3 2>/dev/null & sleep 0.1; exit 7";
     let exec = ["exec", "--detach", "--preserve-fds", "2", "--pid-file", "pid", "app", "sh", "-c", script];
-    let (code, said) = finish(with(member.command(&exec)?, vec![socket.into(), writer.into()])?)?;
+    let (code, said) = finish(with_descriptors(member.command(&exec)?, vec![socket.into(), writer.into()])?)?;
     assert_eq!(code, Some(0), "{said}");
     assert_eq!(to_end(output)?, "started\n");
     let proxy = format!("/proc/{}/fd", member.read("pid"));
@@ -218,7 +190,7 @@ fn what_another_kernel_cannot_have_is_refused_by_name() -> Result<()> {
     ] {
         let count = fds.len().to_string();
         let command = runv.command(&["create", "--preserve-fds", &count, "c1"])?;
-        let (code, said) = finish(with(command, fds)?)?;
+        let (code, said) = finish(with_descriptors(command, fds)?)?;
         assert!(code == Some(1) && said.contains(words), "{said}");
         assert!(!runv.root().join("c1").exists());
     }
@@ -233,7 +205,7 @@ fn what_another_kernel_cannot_have_is_refused_by_name() -> Result<()> {
     assert!(code == Some(1) && said.contains("descriptor 3 is a directory"), "{said}");
 
     // Those that are somebody else's, or that nobody has asked for, are left alone.
-    let mut run = with(runv.command(&["run", "c1"])?, vec![directory()?])?;
+    let mut run = with_descriptors(runv.command(&["run", "c1"])?, vec![directory()?])?;
     run.env("LISTEN_FDS", "1").env("LISTEN_PID", "1");
     let (code, said) = finish(run)?;
     assert!(code == Some(0) && said.ends_with("0 1 2 3 ") && !said.contains("LISTEN"), "{said}");

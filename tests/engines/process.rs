@@ -1,6 +1,10 @@
 //! What a process is given: streams, terminal, environment, user; in the container and by exec.
 
-use anyhow::Result;
+use std::io::{Read, Write, pipe};
+use std::thread;
+
+use anyhow::{Context, Result};
+use e2e::descriptors::{finish, with_descriptors};
 use e2e::together;
 
 use crate::engine::{Engine, IMAGE};
@@ -62,5 +66,29 @@ fn top_and_logs_tell(engine: &Engine) -> Result<()> {
     container.wrote("started")?;
     let answer = container.call(&["top"])?.expect(0)?;
     assert!(answer.stdout.lines().count() >= 2, "{}: {answer:?}", engine.name);
+    Ok(())
+}
+
+/// docker has no way to ask for it. conmon hands them to the runtime.
+#[test]
+fn podman_hands_descriptors_over_by_run_and_by_exec() -> Result<()> {
+    let _order = together();
+    let engine = Engine::podman()?;
+    let container = engine.start(&[], UNTIL_KILLED)?;
+    let script = "cat <&3 >&4";
+    let run = ["run", "--rm", "--preserve-fds", "2", "--network", "none", IMAGE, "sh", "-c", script];
+    let exec = ["exec", "--preserve-fds", "2", &container.id, "sh", "-c", script];
+    for arguments in [&run[..], &exec] {
+        let ((to_read, mut input), (mut output, to_write)) = (pipe()?, pipe()?);
+        let command = with_descriptors(engine.command(arguments), vec![to_read.into(), to_write.into()])?;
+        let ended = thread::spawn(move || finish(command));
+        input.write_all(b"by podman")?;
+        drop(input);
+        let (code, said) = ended.join().ok().context("it panicked")??;
+        assert_eq!((code, said.as_str()), (Some(0), ""), "{arguments:?}");
+        let mut text = String::new();
+        output.read_to_string(&mut text)?;
+        assert_eq!(text, "by podman", "{arguments:?}");
+    }
     Ok(())
 }

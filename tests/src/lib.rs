@@ -10,6 +10,7 @@ mod census;
 mod console_socket;
 pub mod crowd;
 mod deadline;
+pub mod descriptors;
 pub mod exchange;
 pub mod network;
 mod output;
