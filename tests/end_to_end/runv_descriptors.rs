@@ -1,10 +1,12 @@
 //! `--preserve-fds` and `LISTEN_FDS`: descriptors of the caller's, and what the workload has in their stead.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{Read, Write, pipe};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::thread;
 
@@ -63,6 +65,16 @@ fn pipes_files_and_sockets_are_there_from_3_on() -> Result<()> {
     Ok(())
 }
 
+/// The processes beside this one that have a file open.
+fn holders(link: &Path) -> Vec<i32> {
+    let has = |pid: &i32| {
+        let files = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+        files.filter_map(|file| fs::read_link(file.path()).ok()).any(|target| target == link)
+    };
+    let own = std::process::id().cast_signed();
+    Process::all().into_iter().flat_map(BTreeMap::into_keys).filter(|pid| *pid != own).filter(has).collect()
+}
+
 /// Of the runtime's processes, only the one that is the container has them.
 #[test]
 fn clients_of_sockets_that_listen_are_served_by_the_workload() -> Result<()> {
@@ -73,11 +85,12 @@ fn clients_of_sockets_that_listen_are_served_by_the_workload() -> Result<()> {
     let path = runv.file("listener");
     let (unix, tcp) = (UnixListener::bind(&path)?, TcpListener::bind("127.0.0.1:0")?);
     let address = tcp.local_addr()?;
-    let links = [unix.as_raw_fd(), tcp.as_raw_fd()].map(|fd| fs::read_link(format!("/proc/self/fd/{fd}")));
-    let links = links.into_iter().collect::<std::io::Result<Vec<_>>>()?;
-    let fds = vec![unix.try_clone()?.into(), tcp.try_clone()?.into()];
-    let create = activated(&runv.command(&["create", "--pid-file", "pid", "c1"])?, 2, fds)?;
-    let mut create = create;
+    // The last is for nobody, though `create` has it.
+    let (stray, _far) = UnixStream::pair()?;
+    let links = [unix.as_raw_fd(), tcp.as_raw_fd(), stray.as_raw_fd()]
+        .map(|fd| fs::read_link(format!("/proc/self/fd/{fd}")).unwrap_or_default());
+    let fds = vec![unix.try_clone()?.into(), tcp.try_clone()?.into(), stray.try_clone()?.into()];
+    let mut create = activated(&runv.command(&["create", "--pid-file", "pid", "c1"])?, 2, fds)?;
     create
         .stdin(Stdio::null())
         .stdout(File::create(runv.file("out"))?)
@@ -87,21 +100,13 @@ fn clients_of_sockets_that_listen_are_served_by_the_workload() -> Result<()> {
     ensure!(status.success(), "{}", runv.read("err"));
 
     let monitor: i32 = runv.read("pid").parse().context("no pid")?;
-    let own = std::process::id().cast_signed();
-    let mut holders = Vec::new();
-    for pid in Process::all()?.into_keys().filter(|pid| *pid != own) {
-        let files = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
-        if files.filter_map(|file| fs::read_link(file.path()).ok()).any(|link| links.contains(&link)) {
-            holders.push(pid);
-        }
-    }
-    assert_eq!(holders, [monitor]);
+    assert_eq!(links.each_ref().map(|link| holders(link)), [vec![monitor], vec![monitor], vec![]]);
 
     // Who comes before there is a server waits for it.
     let early = UnixStream::connect(&path)?;
     runv.call(&["start", "c1"])?.expect(0)?;
     assert_eq!(ask(early, "early")?, "3: early");
-    assert_eq!(runv.read("out"), "ready with 2\n");
+    runv.wait_for_text("out", "ready with 2\n")?;
     assert_eq!(ask(OwnedFd::from(TcpStream::connect(address)?).into(), "by TCP")?, "4: by TCP");
     // One that is slow holds up nobody else.
     let slow = UnixStream::connect(&path)?;

@@ -159,10 +159,11 @@ fn relay(streams: Streams, agent: OwnedFd) -> io::Result<()> {
         let (control, buffer) = (Arc::clone(&control), buffer());
         others.push(start(move || drain(stream, &control, buffer))?);
     }
+    let feeds = input.is_some();
     match (input, mine) {
         (Some(input), Some(output)) => {
             let (feeding, feeders) = (Arc::clone(&control), buffer());
-            // Not waited for: with the last output the process ends.
+            // Not waited for: whoever has got hold of the other end of the pipe might hold it.
             start(move || feed(&input, &feeding, feeders))?;
             drain(output, &control, buffer());
         }
@@ -179,6 +180,11 @@ fn relay(streams: Streams, agent: OwnedFd) -> io::Result<()> {
     for other in others {
         // One that has panicked has ended, which is all that is waited for.
         let _ = other.join();
+    }
+    if feeds {
+        // A process that has closed its outputs may still read.
+        let mut agent = [PollFd::new(&control.agent, PollFlags::IN)];
+        retry_on_intr(|| poll(&mut agent, None))?;
     }
     Ok(())
 }

@@ -20,6 +20,8 @@ pub(crate) const TESTS: &[Test] = &[
     ("what_is_left_does_not_hold_up_the_end", left),
     ("an_end_of_the_process_is_one_of_the_descriptor", closed),
     ("a_process_that_is_executed_has_them_too", exec),
+    ("what_fails_in_spite_of_them_is_told", failures),
+    ("they_stand_beside_a_terminal", terminal),
     ("a_stream_that_does_not_come_is_an_error", absent),
 ];
 
@@ -181,6 +183,57 @@ fn exec() {
             ..Default::default()
         };
         assert_eq!(guest.exec(&container, request).await.unwrap().success(), "for the second process");
+    });
+}
+
+/// The numbers are those at which the agent's own would be in the child.
+async fn many(guest: &crate::guest::Guest) -> (Vec<UnixStream>, Vec<api::Descriptor>) {
+    let (mut shims, mut descriptors) = (Vec::new(), Vec::new());
+    for _ in 0..12 {
+        let (shim, token) = guest.stream().await;
+        shims.push(shim);
+        descriptors.push(descriptor(Kind::KIND_WRITER, token));
+    }
+    (shims, descriptors)
+}
+
+fn failures() {
+    with_guest(async |guest| {
+        let program = guest.rootfs().join("bin/garbage");
+        std::fs::write(&program, [0; 64]).unwrap();
+        std::fs::set_permissions(&program, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+        let (shims, descriptors) = many(&guest).await;
+        let mut request = command(&["garbage"]);
+        process(&mut request).descriptors = descriptors;
+        let container = guest.create(request).await.unwrap();
+        let failure = container.start().await.unwrap_err();
+        assert!(failure.message.contains("exec format error"), "{failure}");
+        for mut shim in shims {
+            assert_eq!(shim.read(&mut [0]).await.unwrap(), 0);
+        }
+    });
+}
+
+fn terminal() {
+    with_guest(async |guest| {
+        let (shims, descriptors) = many(&guest).await;
+        let (mut screen, token) = guest.stream().await;
+        let script =
+            "for fd in 3 4 5 6 7 8 9; do echo $fd >/proc/self/fd/$fd; done; echo 14 >/proc/self/fd/14; tty";
+        let mut request = shell(script);
+        process(&mut request).terminal = true;
+        process(&mut request).streams =
+            MessageField::some(api::Streams { terminal: token, ..Default::default() });
+        process(&mut request).descriptors = descriptors;
+        let container = guest.create(request).await.unwrap();
+        container.start().await.unwrap();
+        for (fd, mut shim) in (3..).zip(shims) {
+            let expected = if (10..14).contains(&fd) { String::new() } else { format!("{fd}\n") };
+            assert_eq!(to_end(&mut shim).await, expected);
+        }
+        assert_eq!(to_end(&mut screen).await, "/dev/pts/0\r\n");
+        drop(screen);
+        assert_eq!(container.wait().await, Some(Exit::Code(0)));
     });
 }
 

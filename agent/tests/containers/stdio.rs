@@ -12,6 +12,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("stdout_and_stderr_are_kept_apart", apart),
     ("all_that_was_written_arrives", complete),
     ("stdin_is_passed_to_its_end_byte_by_byte", stdin),
+    ("stdin_goes_on_when_stdout_has_been_closed", stdin_alone),
     ("without_streams_there_is_dev_null", null),
     ("a_background_process_does_not_hold_up_the_end", background),
     ("a_writer_whose_reader_is_gone_gets_epipe", broken),
@@ -70,6 +71,23 @@ fn stdin() {
         assert!(received == sent);
         assert_eq!(container.wait().await, Some(Exit::Code(0)));
         drop(writer.await.unwrap());
+    });
+}
+
+fn stdin_alone() {
+    with_guest(async |guest| {
+        let ((mut stdin, in_token), (mut stdout, out_token)) = (guest.stream().await, guest.stream().await);
+        let mut request = shell("exec >&-; read line; test \"$line\" = late");
+        let streams = api::Streams { stdin: in_token, stdout: out_token, ..Default::default() };
+        process(&mut request).streams = MessageField::some(streams);
+        let container = guest.create(request).await.unwrap();
+        container.start().await.unwrap();
+        assert_eq!(stdout.read(&mut [0]).await.unwrap(), 0);
+        drop(stdout);
+        // Time for a relay that would end with it.
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+        stdin.write_all(b"late\n").await.unwrap();
+        assert_eq!(container.wait().await, Some(Exit::Code(0)));
     });
 }
 
