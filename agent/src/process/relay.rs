@@ -107,11 +107,6 @@ pub(super) struct Control {
 }
 
 impl Control {
-    /// There is another output.
-    pub(super) fn add_output(&self) {
-        self.outputs.fetch_add(1, Ordering::Relaxed);
-    }
-
     /// One that there was is no more.
     pub(super) fn handed_on(&self) {
         if self.outputs.fetch_sub(1, Ordering::Relaxed) == 1 {
@@ -149,7 +144,8 @@ fn relay(streams: Streams, agent: OwnedFd) -> io::Result<()> {
     // Somebody else may read it too, between the word that there is something and its reading.
     streams.output.iter().try_for_each(|stream| ioctl_fionbio(&stream.pipe, true))?;
     let Streams { input, mut output, more_input, sockets, listeners } = streams;
-    let outputs = output.len() + sockets.len() + listeners.len();
+    // All sockets together count as one (`relay_sockets::supervise`).
+    let outputs = output.len() + usize::from(!(sockets.is_empty() && listeners.is_empty()));
     let control = Arc::new(Control { agent, outputs: AtomicUsize::new(outputs) });
     let mine = output.pop();
     let mut others = relay_sockets::start(more_input, sockets, listeners, &control)?;

@@ -1,14 +1,15 @@
 //! What the relay of a process carries besides stdio: pipes from the shim, sockets both ways, and connections to sockets on
 //! which the process listens.
 //!
-//! Threads: one for each pipe and each listening socket, two for each socket and each connection. None blocks but in poll(2),
-//! so that each hears that the process has ended: nothing is passed to it any more, and what it has left is handed on, to a
-//! shim that takes it.
+//! Threads: one for each pipe and each listening socket, two for each socket and each connection, and one that supervises the
+//! sockets. None blocks but in poll(2), so that each hears that the process has ended: nothing is passed to it any more, and
+//! what it has left is handed on, to a shim that takes it. A workload may hold one all the same: by a descriptor that it
+//! sends through its socket, whose last close is then the relay's and takes its time. So none is waited for without end.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::sync::Arc;
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -27,6 +28,9 @@ const MOST: usize = 64;
 
 /// How long the shim may take for what a process that has ended has left in a socket: its peer is anybody.
 const PATIENCE: Duration = Duration::from_secs(2);
+
+/// How much longer than that their threads may take.
+const GRACE: Duration = Duration::from_millis(500);
 
 /// How long a peer may go on when the process has closed its end of a socket: it may be busy with what it has been sent, which
 /// would be lost if the connection closed.
@@ -55,6 +59,11 @@ pub(super) fn start(
     control: &Arc<Control>,
 ) -> io::Result<Vec<JoinHandle<()>>> {
     let mut threads = Vec::new();
+    let ways = Arc::new(Ways { open: Mutex::new(sockets.len()), idle: Condvar::new() });
+    if !(sockets.is_empty() && listeners.is_empty()) {
+        let (ways, control) = (Arc::clone(&ways), Arc::clone(control));
+        threads.push(thread(move || supervise(&ways, &control))?);
+    }
     for stream in pipes {
         stream.unblock()?;
         let control = Arc::clone(control);
@@ -62,14 +71,47 @@ pub(super) fn start(
     }
     for stream in sockets {
         stream.unblock()?;
-        let control = Arc::clone(control);
-        threads.push(thread(move || both_ways(stream, &control))?);
+        let (ways, control) = (Arc::clone(&ways), Arc::clone(control));
+        threads.push(thread(move || both_ways(stream, &ways, &control))?);
     }
     for listener in listeners {
-        let control = Arc::clone(control);
-        threads.push(thread(move || listen(&listener, &control))?);
+        let (ways, control) = (Arc::clone(&ways), Arc::clone(control));
+        threads.push(thread(move || listen(&listener, &ways, &control))?);
     }
     Ok(threads)
+}
+
+/// How many sockets may have something that the process has left in them.
+struct Ways {
+    open: Mutex<usize>,
+    idle: Condvar,
+}
+
+impl Ways {
+    fn enter(&self) {
+        *self.open.lock().unwrap_or_else(PoisonError::into_inner) += 1;
+    }
+
+    fn leave(&self) {
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        *open = open.saturating_sub(1);
+        self.idle.notify_all();
+    }
+
+    fn wait_until_idle(&self, time: Duration) {
+        let open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        // Whether it was in time is all the same.
+        drop(self.idle.wait_timeout_while(open, time, |open| *open > 0));
+    }
+}
+
+/// When the process has ended, and the sockets have been handed on, or have taken too long, says so.
+fn supervise(ways: &Ways, control: &Control) {
+    let mut agent = [PollFd::new(&control.agent, PollFlags::IN)];
+    // It does not fail; then the end would be now.
+    let _ = retry_on_intr(|| poll(&mut agent, None));
+    ways.wait_until_idle(PATIENCE + GRACE);
+    control.handed_on();
 }
 
 /// Why nothing is carried any more.
@@ -95,16 +137,16 @@ fn feed(stream: &Stream, control: &Control) {
 }
 
 /// Between the shim and a socket of the process, until both directions have ended.
-fn both_ways(stream: Stream, control: &Arc<Control>) {
+fn both_ways(stream: Stream, ways: &Arc<Ways>, control: &Arc<Control>) {
     let stream = Arc::new(stream);
-    let (outward, controlling) = (Arc::clone(&stream), Arc::clone(control));
-    match thread(move || send(&outward, &controlling)) {
+    let (outward, leaving, controlling) = (Arc::clone(&stream), Arc::clone(ways), Arc::clone(control));
+    match thread(move || send(&outward, &leaving, &controlling)) {
         Ok(sending) => {
             deliver(&stream, control);
             // One that has panicked has ended, which is all that is waited for.
             let _ = sending.join();
         }
-        Err(_) => control.handed_on(),
+        Err(_) => ways.leave(),
     }
 }
 
@@ -118,14 +160,14 @@ fn deliver(stream: &Stream, control: &Control) {
 }
 
 /// From the process.
-fn send(stream: &Stream, control: &Control) {
+fn send(stream: &Stream, ways: &Ways, control: &Control) {
     let end = carry(&stream.pipe, &stream.shim, control, PATIENCE);
     // Each fails only where the other end is gone, which it would be told by this.
     match end {
         End::Source | End::Over => drop(shutdown(&stream.shim, Shutdown::Write)),
         End::Sink => drop(shutdown(&stream.pipe, Shutdown::Read)),
     }
-    control.handed_on();
+    ways.leave();
     if matches!(end, End::Over) {
         // A full close could overtake what is on its way.
         discard(&stream.shim, None);
@@ -222,8 +264,8 @@ fn discard(from: &OwnedFd, until: Option<(&Control, Duration)>) {
     }
 }
 
-/// Takes connections as long as the process lives, then waits for what it has left in those that there are.
-fn listen(listener: &Listener, control: &Arc<Control>) {
+/// Takes connections as long as the process lives, then waits for those that there are.
+fn listen(listener: &Listener, ways: &Arc<Ways>, control: &Arc<Control>) {
     let mut connections: Vec<JoinHandle<()>> = Vec::new();
     while wait(&listener.connections, &control.agent).is_ok_and(|ready| !ready.over) {
         let Ok(Some(shim)) = pass::receive(&listener.connections) else { break };
@@ -232,18 +274,17 @@ fn listen(listener: &Listener, control: &Arc<Control>) {
             continue;
         }
         let Ok(place) = listener.place.try_clone() else { continue };
-        let control = Arc::clone(control);
+        let (ways, control) = (Arc::clone(ways), Arc::clone(control));
         // Who is not connected is told so by the end of the connection.
-        connections.extend(thread(move || connection(shim, &place, &control)));
+        connections.extend(thread(move || connection(shim, &place, &ways, &control)));
     }
-    control.handed_on();
     for connection in connections {
         // As above.
         let _ = connection.join();
     }
 }
 
-fn connection(shim: OwnedFd, place: &OwnedFd, control: &Arc<Control>) {
+fn connection(shim: OwnedFd, place: &OwnedFd, ways: &Arc<Ways>, control: &Arc<Control>) {
     let connect = || -> io::Result<Stream> {
         // Does not wait: more can wait for their acceptance than there may be.
         let pipe = UnixStream::connect(format!("/proc/self/fd/{}", place.as_raw_fd()))?.into();
@@ -252,7 +293,7 @@ fn connection(shim: OwnedFd, place: &OwnedFd, control: &Arc<Control>) {
         Ok(stream)
     };
     if let Ok(stream) = connect() {
-        control.add_output();
-        both_ways(stream, control);
+        ways.enter();
+        both_ways(stream, ways, control);
     }
 }

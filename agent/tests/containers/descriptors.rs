@@ -1,11 +1,14 @@
 //! What a process has from 3 on.
 
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::Duration;
+
 use agent::container::Container;
 use agent::reaper::Exit;
 use agent_protocol::agent as api;
 use api::descriptor::Kind;
 use protobuf::MessageField;
-use rustix::net::sockopt::socket_acceptconn;
+use rustix::net::sockopt::{set_socket_linger, socket_acceptconn};
 use rustix::process::{PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
@@ -18,6 +21,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("a_socket_passes_the_end_of_each_direction_on", socket),
     ("connections_to_a_listener_come_as_they_are_made", listener),
     ("what_is_left_does_not_hold_up_the_end", left),
+    ("who_reads_a_socket_can_be_held_and_holds_nobody_else", held),
     ("an_end_of_the_process_is_one_of_the_descriptor", closed),
     ("a_process_that_is_executed_has_them_too", exec),
     ("what_fails_in_spite_of_them_is_told", failures),
@@ -143,6 +147,41 @@ fn left() {
         container.start().await.unwrap();
         assert_eq!(container.wait().await, Some(Exit::Code(3)));
         drop(shims);
+    });
+}
+
+/// A TCP socket whose close takes its time, as its peer does not read: as long as this has the peer.
+fn lingering() -> (OwnedFd, std::net::TcpStream) {
+    use std::io::Write;
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut near = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let (far, _) = listener.accept().unwrap();
+    set_socket_linger(&near, Some(Duration::from_secs(1000))).unwrap();
+    near.set_nonblocking(true).unwrap();
+    while near.write(&[0; 1 << 16]).is_ok() {}
+    near.set_nonblocking(false).unwrap();
+    (near.into(), far)
+}
+
+fn held() {
+    with_guest(async |guest| {
+        let (mut shim, token) = guest.stream().await;
+        let mut request = command(&["sleep", "1000"]);
+        process(&mut request).descriptors = vec![descriptor(Kind::KIND_SOCKET, token)];
+        let container = guest.create(request).await.unwrap();
+        container.start().await.unwrap();
+        // In the workload's stead.
+        let process = pidfd_open(container.pid(), PidfdFlags::empty()).unwrap();
+        let socket = pidfd_getfd(process, 3, PidfdGetfdFlags::empty()).unwrap();
+        let (slow, far) = lingering();
+        agent::sys::pass::send(&socket, slow.as_fd()).unwrap();
+        drop(slow);
+        // It has been read, or cannot be.
+        let taken = tokio::time::timeout(Duration::from_millis(100), shim.read(&mut [0])).await;
+        assert!(taken.is_err(), "the reader was not held");
+        container.signal(9).unwrap();
+        assert_eq!(container.wait().await, Some(Exit::Signal(9)));
+        drop(far);
     });
 }
 
