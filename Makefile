@@ -112,8 +112,9 @@ systemd: build ## With cgroups that systemd makes: of version 1 or both on this 
 	tests/run nested-systemd
 
 .PHONY: nested
-nested: build kernels ## End to end in a nested KVM host, with the driver builtin, 1 and 2 vCPUs; labels in one with SELinux
+nested: build kernels ## End to end in a nested KVM host, with the driver builtin, 1 and 2 vCPUs; with engines; labels
 	tests/run nested
+	tests/run nested-engines
 	tests/run selinux
 
 .PHONY: bench

@@ -129,6 +129,12 @@ impl Setup {
         self.hypervisor
     }
 
+    /// This is the nested test host.
+    #[must_use]
+    pub fn nested(&self) -> bool {
+        self.nested
+    }
+
     /// vCPUs of each sandbox.
     #[must_use]
     pub fn cpus(&self) -> u8 {

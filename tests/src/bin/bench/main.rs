@@ -33,7 +33,7 @@ use report::Report;
 const USAGE: &str =
     "usage: bench nested SUBJECT GUESTS  what is counted, in the nested host; JSON on stdout; SUBJECT is
                                     bring-up, boot, boot-shares, agent, runs, lifecycle,
-                                    lifecycle-shares, memory, streams, vsock or files
+                                    lifecycle-shares, docker, memory, streams, vsock or files
        bench here SUBJECT BUILD GUESTS
                                     sizes and ratios, on this machine; JSON on stdout; SUBJECT is
                                     sizes, emulation, lifecycle, docker, vsock or files
@@ -59,6 +59,7 @@ fn main() -> Result<()> {
                 "streams" => streams::measure(),
                 "vsock" => vsock::measure_counted(),
                 "files" => files::measure_counted(),
+                "docker" => docker::measure("ms, nested"),
                 _ => bail!(USAGE),
             });
             report.print()
@@ -72,7 +73,7 @@ fn main() -> Result<()> {
                 "lifecycle" => lifecycle::measure_by_the_wall(guests),
                 "emulation" => emulation::measure(build, guests),
                 "files" => files::measure_by_the_wall(),
-                "docker" => docker::measure(),
+                "docker" => docker::measure("ms, TCG"),
                 "vsock" => vsock::measure_by_the_wall(),
                 _ => bail!(USAGE),
             });
