@@ -112,6 +112,15 @@ pub(crate) fn warning(text: &str) {
     }
 }
 
+/// The same of a container that runs, whose user would else never learn of it.
+pub(crate) fn late_warning(text: &str) {
+    warning(text);
+    if is_containers() {
+        // Nobody to tell when stderr fails.
+        let _ = writeln!(io::stderr(), "runv: warning: {}", one_line(text));
+    }
+}
+
 /// More about an error that follows.
 pub(crate) fn detail(text: &str) {
     match ENGINE.get() {

@@ -13,12 +13,18 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
 
 /// A bundle whose network namespace is that one.
-fn bundle_in(namespace: &Namespace, script: &str) -> Result<Bundle> {
-    Bundle::shell(script)?.edit(|spec| {
+pub(crate) fn bundle_in(namespace: &Namespace, script: &str) -> Result<Bundle> {
+    with_raw_sockets(Bundle::shell(script)?.edit(|spec| {
         let list = spec["linux"]["namespaces"].as_array_mut();
         for one in list.into_iter().flatten().filter(|one| one["type"] == "network") {
             one["path"] = json!(namespace.path());
         }
+    })?)
+}
+
+/// For ping.
+pub(crate) fn with_raw_sockets(bundle: Bundle) -> Result<Bundle> {
+    bundle.edit(|spec| {
         for set in ["bounding", "effective", "permitted"] {
             let list = spec["process"]["capabilities"][set].as_array_mut();
             list.into_iter().for_each(|list| list.push(json!("CAP_NET_RAW")));
@@ -27,7 +33,7 @@ fn bundle_in(namespace: &Namespace, script: &str) -> Result<Bundle> {
 }
 
 /// What a command in the container says.
-fn said(runv: &Runtime<'_>, command: &str) -> Result<String> {
+pub(crate) fn said(runv: &Runtime<'_>, command: &str) -> Result<String> {
     Ok(runv.call(&["exec", "c1", "sh", "-c", command])?.expect(0)?.stdout)
 }
 
@@ -235,14 +241,14 @@ fn the_interfaces_of_the_hosts_own_namespace_are_never_the_guests() -> Result<()
 }
 
 /// A connection to a server of echo in the guest, which may not listen yet.
-fn connected(address: &str) -> Result<TcpStream> {
+pub(crate) fn connected(address: &str) -> Result<TcpStream> {
     let stream = Deadline::generous()?.wait_for("the server", || Ok(TcpStream::connect(address).ok()))?;
     stream.set_read_timeout(Some(Duration::from_secs(60)))?;
     Ok(stream)
 }
 
 /// Asserts that it answers.
-fn answers(stream: &mut TcpStream, text: &str) -> Result<()> {
+pub(crate) fn answers(stream: &mut TcpStream, text: &str) -> Result<()> {
     stream.write_all(text.as_bytes())?;
     let mut heard = vec![0; text.len()];
     stream.read_exact(&mut heard).with_context(|| format!("no answer to {text}"))?;
@@ -308,48 +314,5 @@ fn an_interface_that_is_taken_away_in_use_harms_nothing_else() -> Result<()> {
     sender.join().map_err(|_| anyhow::anyhow!("the sender panicked"))?;
     runv.call(&["delete", "--force", "c1"])?.expect(0)?;
     ensure!(!namespace.inside()?.contains("runv"), "the tap");
-    census.restored(Deadline::after(Duration::from_secs(5))?)
-}
-
-#[test]
-fn interfaces_that_come_and_go_while_the_container_runs_do_so_in_the_guest() -> Result<()> {
-    let _order = alone();
-    let namespace = Namespace::new(10)?;
-    let (census, before) = (Census::take()?, namespace.inside()?);
-    let bundle = bundle_in(&namespace, "sleep 1000")?;
-    let runv = Runtime::new(&bundle)?;
-    runv.run_detached("c1")?;
-    let shows = |command: &str, text: &str| {
-        Deadline::generous()?.wait_for(&format!("{text:?} of {command:?}"), || {
-            Ok(said(&runv, command).ok().filter(|shown| shown.contains(text)))
-        })
-    };
-    // A device of the guest that has been given back serves again.
-    for number in [1, 2] {
-        for line in [
-            "link add late type veth peer name late0 netns net10".to_owned(),
-            format!("addr add 10.79.{number}.1/24 dev late"),
-            "link set late up".to_owned(),
-            format!("-n net10 link set late0 address 02:79:00:00:00:0{number} mtu 1300"),
-            format!("-n net10 addr add 10.79.{number}.2/24 dev late0"),
-            "-n net10 link set late0 up".to_owned(),
-            format!("-n net10 route add 203.0.113.0/24 via 10.79.{number}.1"),
-        ] {
-            ip(&line)?;
-        }
-        shows("ip route", &format!("203.0.113.0/24 via 10.79.{number}.1 dev late0"))?;
-        let link = shows("ip addr show late0", &format!("inet 10.79.{number}.2/24"))?;
-        ensure!(link.contains(&format!("02:79:00:00:00:0{number}")) && link.contains("mtu 1300"), "{link}");
-        said(&runv, &format!("ping -c 1 -W 5 10.79.{number}.1 && ping -c 1 -W 5 10.77.10.1"))?;
-        ip("link del late")?;
-        Deadline::generous()?.wait_for("the interface's end", || {
-            Ok((said(&runv, "ls /sys/class/net")? == "lo\nnet7\n").then_some(()))
-        })?;
-    }
-    ip("-n net10 addr add 10.77.10.7/32 dev net7")?;
-    shows("ip addr show net7", "inet 10.77.10.7/32")?;
-    ip("-n net10 addr del 10.77.10.7/32 dev net7")?;
-    runv.call(&["delete", "--force", "c1"])?.expect(0)?;
-    assert_eq!(namespace.inside()?, before);
     census.restored(Deadline::after(Duration::from_secs(5))?)
 }

@@ -93,9 +93,13 @@ impl Network {
         let there = netlink_in(namespace)?;
         for (number, request) in self.requests.iter().enumerate() {
             let kind = request.get(4..6).map_or(0, |kind| u16::from_ne_bytes([kind[0], kind[1]]));
-            there.execute(request).map_err(failed(&format!(
-                "cannot configure the network: request {number}, of the type {kind} of rtnetlink(7)"
-            )))?;
+            match there.execute(request) {
+                // The container may have been quicker, or the kernel, which takes with an address what depends on it.
+                Err(error) if is_removal(kind) && is_absence(&error) => {}
+                other => other.map_err(failed(&format!(
+                    "cannot configure the network: request {number}, of the type {kind} of rtnetlink(7)"
+                )))?,
+            }
         }
         Ok(())
     }
@@ -131,6 +135,17 @@ impl Interface {
         let (index, name, mtu) = (self.index, SPARE, self.mtu);
         there.move_link(&Move { index, namespace, name, new_index: None, address, mtu })
     }
+}
+
+/// `RTM_DELADDR`, `RTM_DELROUTE`, `RTM_DELNEIGH` and `RTM_DELRULE`.
+fn is_removal(kind: u16) -> bool {
+    [21, 25, 29, 33].contains(&kind)
+}
+
+/// What the kernel says of an address, a route, a neighbour or a rule that is not there, or of one's interface.
+fn is_absence(error: &io::Error) -> bool {
+    let codes = [libc::EADDRNOTAVAIL, libc::ESRCH, libc::ENOENT, libc::ENODEV];
+    error.raw_os_error().is_some_and(|code| codes.contains(&code))
 }
 
 fn netlink_in(namespace: BorrowedFd<'_>) -> Result<Netlink, Failure> {

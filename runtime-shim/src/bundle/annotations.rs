@@ -7,7 +7,9 @@ use oci_spec::runtime::Spec;
 use vmm::hypervisor::select::Choice;
 
 use super::kernel_words::check_words;
-use crate::config::{ANNOTATION_PREFIX as PREFIX, Annotation, Config, Cpus, MemorySize, RootfsUpper};
+use crate::config::{
+    ANNOTATION_PREFIX as PREFIX, Annotation, Config, Cpus, MemorySize, RateLimit, RootfsUpper,
+};
 
 /// What they say.
 #[derive(Debug, Default)]
@@ -26,6 +28,10 @@ pub(crate) struct Annotations {
     pub(crate) initrd: Option<PathBuf>,
     /// `io.runv.kernel_parameters`
     pub(crate) kernel_parameters: Vec<String>,
+    /// `io.runv.network_receive_limit`
+    pub(crate) receive_limit: Option<RateLimit>,
+    /// `io.runv.network_send_limit`
+    pub(crate) send_limit: Option<RateLimit>,
 }
 
 /// An annotation that cannot be followed.
@@ -76,6 +82,8 @@ impl Annotations {
             (self.kernel.is_some(), Annotation::Kernel),
             (self.initrd.is_some(), Annotation::Initrd),
             (!self.kernel_parameters.is_empty(), Annotation::KernelParameters),
+            (self.receive_limit.is_some(), Annotation::NetworkReceiveLimit),
+            (self.send_limit.is_some(), Annotation::NetworkSendLimit),
         ];
         given.into_iter().find_map(|(is_given, annotation)| is_given.then_some(annotation))
     }
@@ -95,6 +103,8 @@ impl Annotations {
                 self.kernel_parameters = value.split_ascii_whitespace().map(str::to_owned).collect();
                 check_words(&self.kernel_parameters).map_err(text)?;
             }
+            Annotation::NetworkReceiveLimit => self.receive_limit = Some(value.parse().map_err(text)?),
+            Annotation::NetworkSendLimit => self.send_limit = Some(value.parse().map_err(text)?),
         }
         Ok(())
     }
@@ -145,6 +155,10 @@ mod tests {
         assert_eq!(read("io.runv.initrd", "/i", &config).unwrap().initrd, Some("/i".into()));
         let words = read("io.runv.kernel_parameters", " a=b  c\n", &config).unwrap().kernel_parameters;
         assert_eq!(words, ["a=b", "c"]);
+        let limited = read("io.runv.network_send_limit", "packets_per_second=9", &config).unwrap();
+        assert_eq!(limited.send_limit.unwrap().packets.unwrap().per_second, 9);
+        assert_eq!(limited.of_the_machine(), Some(Annotation::NetworkSendLimit));
+        assert_eq!(limited.receive_limit, None);
         assert!(read("org.example", "x", &config).is_ok());
     }
 
@@ -167,6 +181,11 @@ mod tests {
             ("io.runv.colour", "red", "annotation io.runv.colour is not supported"),
             ("io.runv.hypervisor", "/bin/sh", "annotation io.runv.hypervisor: \"/bin/sh\" is none of auto"),
             ("io.runv.kernel", "", "annotation io.runv.kernel: that is no file name"),
+            (
+                "io.runv.network_receive_limit",
+                "packets_per_second=0",
+                "annotation io.runv.network_receive_limit: packets_per_second is 0: say 1 to",
+            ),
             ("io.runv.kernel_parameters", "rdinit=/x", "annotation io.runv.kernel_parameters: rdinit is the"),
         ] {
             let error = read(name, value, &all).unwrap_err();

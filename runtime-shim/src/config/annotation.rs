@@ -25,11 +25,15 @@ pub(crate) enum Annotation {
     Initrd,
     /// `io.runv.kernel_parameters`
     KernelParameters,
+    /// `io.runv.network_receive_limit`
+    NetworkReceiveLimit,
+    /// `io.runv.network_send_limit`
+    NetworkSendLimit,
 }
 
 impl Annotation {
     /// All that there are.
-    pub(crate) const ALL: [Self; 7] = [
+    pub(crate) const ALL: [Self; 9] = [
         Self::Memory,
         Self::Cpus,
         Self::RootfsUpper,
@@ -37,10 +41,12 @@ impl Annotation {
         Self::Kernel,
         Self::Initrd,
         Self::KernelParameters,
+        Self::NetworkReceiveLimit,
+        Self::NetworkSendLimit,
     ];
 
     /// Those that an administrator who says nothing allows: they cost no more than limits do, which a bundle may set
-    /// anyway. The others choose what runs, and on what.
+    /// anyway. The others choose what runs, and on what, or could undo what the administrator has limited.
     pub(crate) fn allowed_by_default() -> Vec<Self> {
         vec![Self::Memory, Self::Cpus, Self::RootfsUpper]
     }
@@ -59,6 +65,8 @@ impl Annotation {
             Self::Kernel => "kernel",
             Self::Initrd => "initrd",
             Self::KernelParameters => "kernel_parameters",
+            Self::NetworkReceiveLimit => "network_receive_limit",
+            Self::NetworkSendLimit => "network_send_limit",
         }
     }
 }

@@ -16,6 +16,7 @@ mod cpus;
 mod load;
 mod memory;
 mod network;
+mod rate_limit;
 mod rootfs_upper;
 mod vm_field;
 
@@ -25,6 +26,9 @@ pub(crate) use cpus::Cpus;
 pub(crate) use load::{LoadError, load};
 pub(crate) use memory::{MAX_MIB as MAX_MEMORY_MIB, MemorySize};
 pub(crate) use network::NetworkOptions;
+#[cfg(test)]
+pub(crate) use rate_limit::Rate;
+pub(crate) use rate_limit::RateLimit;
 pub(crate) use rootfs_upper::RootfsUpper;
 pub(crate) use vm_field::VmField;
 

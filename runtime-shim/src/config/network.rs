@@ -2,20 +2,26 @@
 
 use serde::Deserialize;
 
+use super::RateLimit;
+
 /// Most spare interfaces: a machine has room for so many besides its first.
 const MOST_SPARE: u8 = 2;
 
 /// Networks of engines.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct NetworkOptions {
     /// Devices of a machine on a network for interfaces that come while it runs.
     pub(crate) spare_interfaces: u8,
+    /// What each interface may bring to the guest.
+    pub(crate) receive_limit: RateLimit,
+    /// What the guest may send by each.
+    pub(crate) send_limit: RateLimit,
 }
 
 impl Default for NetworkOptions {
     fn default() -> Self {
-        Self { spare_interfaces: 1 }
+        Self { spare_interfaces: 1, receive_limit: RateLimit::default(), send_limit: RateLimit::default() }
     }
 }
 

@@ -42,7 +42,7 @@ use crate::host_namespace;
 use crate::host_oom;
 use crate::io::streams::Input;
 use crate::io::terminal::RawMode;
-use crate::network::{self, Live, Network};
+use crate::network::{self, Live, Network, Watched};
 use crate::preserved::{self, Descriptor};
 use crate::report::{self, EngineLog, Stderr};
 use crate::sandbox::inherited_fds::withhold_inherited_fds;
@@ -161,9 +161,8 @@ fn create<'plan>(
         creator.announce(&Announcement::Prepared)?;
         creator.wait()?;
     }
-    let spare = config.network.spare_interfaces.into();
     let Network { devices, configuration, live } =
-        if is_own { Network::take(spare)? } else { Network::default() };
+        if is_own { Network::take(prepared.network())? } else { Network::default() };
     let (sandbox, boot_timeout) = prepared.start(devices)?;
     if configuration.resolver.is_some() {
         network::resolver::serve(&sandbox.directory)?;
@@ -313,11 +312,7 @@ impl Resident<'_> {
         let given = (self.network.clone(), std::mem::take(&mut self.descriptors));
         let (mut workload, (streams, descriptors)) =
             relay::create(boot, (self.place, self.upper_mib), &self.plan.spec, state, given)?;
-        if let Some(live) = self.live.take() {
-            let directory = guest.directory.try_clone().map_err(host("duplicate a descriptor"))?;
-            let watched = live.watch(directory, workload.container_id.clone());
-            watched.map_err(host("watch the container's network"))?;
-        }
+        let network = self.watch_network(&guest, &workload.container_id)?;
         let (input, outputs) = streams.start(descriptors).map_err(host("start copying streams"))?;
         let raw_mode = if relay::wants_terminal(&self.plan.spec) { Some(RawMode::enter()?) } else { None };
         let starts = server::serve(self.folder, guest).map_err(host("serve the control socket"))?;
@@ -340,7 +335,7 @@ impl Resident<'_> {
             let announced = creator.announce(&Announcement::Created);
             announced.map_err(host("tell of the container"))?;
         }
-        let end = follow(&mut workload, starts, input, self.folder)?;
+        let end = follow(&mut workload, (starts, network), input, self.folder)?;
         if let Some(bundle) = bundle {
             tell_of_oom_kills(&mut workload, &bundle, herald);
         }
@@ -350,10 +345,20 @@ impl Resident<'_> {
     }
 }
 
+impl Resident<'_> {
+    /// Has changes of its network reach the guest.
+    fn watch_network(&mut self, guest: &Guest, container_id: &str) -> Result<Option<Watched>, MonitorError> {
+        let Some(live) = self.live.take() else { return Ok(None) };
+        let directory = guest.directory.try_clone().map_err(host("duplicate a descriptor"))?;
+        let watched = live.watch(directory, container_id.to_owned());
+        watched.map(Some).map_err(host("watch the container's network"))
+    }
+}
+
 /// From `created` to the end.
 fn follow(
     workload: &mut Workload<'_>,
-    mut starts: Starts,
+    (mut starts, mut network): (Starts, Option<Watched>),
     input: Input,
     folder: &Folder,
 ) -> Result<ProcessEnd, MonitorError> {
@@ -368,6 +373,8 @@ fn follow(
             request.answer(&failed(&"cannot start an already running container", exit_code::OWN_ERROR));
             continue;
         };
+        // Some engines make the network after `create`, and the workload is to find it.
+        network.take().iter().for_each(Watched::catch_up);
         let started = start(workload, input, folder);
         match &started {
             Ok(()) => request.answer(&Answer::Done),

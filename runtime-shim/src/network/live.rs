@@ -1,12 +1,15 @@
 //! The network of a container that runs: interfaces that come into its network namespace get a spare device of the guest,
-//! those that go give theirs back, and new addresses and routes are passed on.
+//! those that go give theirs back, and so do addresses, routes, rules and neighbours.
 //!
-//! A thread of the monitor, in the namespace, waits for rtnetlink(7) to tell of changes. What goes is known by an interface's
-//! absence; addresses and routes that go while their interface stays do so in the guest only when others replace them.
+//! A thread of the monitor, in the namespace, waits for rtnetlink(7) to tell of changes, and looks at all of it again: what is
+//! there no more goes in the guest too. With an address, a kernel takes what depends on it, and who puts the address back puts
+//! that back as well; so where something has gone, what is there is made once more.
 
 use std::collections::HashSet;
 use std::io;
 use std::os::fd::AsFd;
+use std::sync::mpsc::{self, Sender, SyncSender};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
@@ -87,8 +90,8 @@ pub(crate) struct Live {
     slots: Vec<Slot>,
     /// Interfaces that have a slot, and those for which there was none.
     known: Vec<Link>,
-    /// What the agent has been asked for.
-    requests: HashSet<Vec<u8>>,
+    /// What the agent has been asked for, in that order.
+    requests: Vec<Vec<u8>>,
 }
 
 /// Interfaces that are to be taken from the guest, and given to it.
@@ -110,28 +113,86 @@ fn difference(known: &[Link], now: &[Link]) -> Difference {
     }
 }
 
+/// What makes `now` of what `before` has made, where the interfaces `away` have gone, though others may have their numbers.
+fn changes(before: &[Vec<u8>], now: &[Vec<u8>], away: &[u32]) -> Vec<Vec<u8>> {
+    let subjects: HashSet<_> = now.iter().map(|request| survey::subject(request)).collect();
+    let is_gone = |request: &&Vec<u8>| {
+        !subjects.contains(&survey::subject(request))
+            && survey::brought_up(request).is_none_or(|index| !away.contains(&index))
+    };
+    // What was made last may depend on what was made first.
+    let mut requests: Vec<_> =
+        before.iter().rev().filter(is_gone).filter_map(|request| survey::undo(request)).collect();
+    let is_whole = requests.is_empty() && away.is_empty();
+    let is_new = |request: &&Vec<u8>| !before.contains(*request) || !is_whole && !survey::is_rule(request);
+    requests.extend(now.iter().filter(is_new).cloned());
+    requests
+}
+
+/// A network whose changes are passed on.
+#[derive(Debug)]
+pub(crate) struct Watched(Sender<SyncSender<()>>);
+
+impl Watched {
+    /// Returns when the guest has what is there now.
+    pub(crate) fn catch_up(&self) {
+        let (done, wait) = mpsc::sync_channel(1);
+        // A thread that has ended has told of it.
+        if self.0.send(done).is_ok() {
+            let _ = wait.recv();
+        }
+    }
+}
+
+/// What the threads that pass changes on have in common. Each of them is in the container's network namespace, and in the
+/// mount namespace in which the monitor began: the sandbox directory has no path in that which the monitor's first
+/// thread shows as the container's.
+#[derive(Debug)]
+struct Watch {
+    live: Live,
+    directory: SandboxDirectory,
+    container_id: String,
+}
+
+impl Watch {
+    fn catch_up(watch: &Mutex<Self>) {
+        let mut watch = watch.lock().unwrap_or_else(PoisonError::into_inner);
+        let Self { live, directory, container_id } = &mut *watch;
+        if let Err(error) = live.update(directory, container_id) {
+            report::late_warning(&format!("a change of the network is lost: {}", report::chain(&error)));
+        }
+    }
+}
+
 impl Live {
     pub(super) fn new(redirect: Redirect, slots: Vec<Slot>, known: Vec<Link>, requests: &[Vec<u8>]) -> Self {
-        Self { redirect, slots, known, requests: requests.iter().cloned().collect() }
+        Self { redirect, slots, known, requests: requests.to_vec() }
     }
 
     /// Passes changes of the calling thread's network namespace on to the guest's container, for as long as this process lives.
-    pub(crate) fn watch(mut self, directory: SandboxDirectory, container_id: String) -> io::Result<()> {
+    pub(crate) fn watch(self, directory: SandboxDirectory, container_id: String) -> io::Result<Watched> {
         let changes = Socket::of_changes()?;
-        let thread = thread::Builder::new().name("network".to_owned()).stack_size(STACK);
-        let body = move || {
+        let watch = Arc::new(Mutex::new(Watch { live: self, directory, container_id }));
+        let (ask, asked) = mpsc::channel::<SyncSender<()>>();
+        let of_asked = Arc::clone(&watch);
+        spawn(move || {
+            for done in asked {
+                Watch::catch_up(&of_asked);
+                // Who has asked may have gone.
+                let _ = done.send(());
+            }
+        })?;
+        spawn(move || {
             loop {
-                if let Err(error) = self.update(&directory, &container_id) {
-                    report::warning(&format!("a change of the network is lost: {}", report::chain(&error)));
-                }
+                Watch::catch_up(&watch);
                 if let Err(error) = changes.wait_for_changes(QUIET, MOST_CHANGES) {
-                    return report::warning(&format!(
+                    return report::late_warning(&format!(
                         "changes of the network are not seen any more: {error}"
                     ));
                 }
             }
-        };
-        thread.spawn(body).map(drop)
+        })?;
+        Ok(Watched(ask))
     }
 
     /// What has changed since the last time.
@@ -148,10 +209,10 @@ impl Live {
         let of_guest = |link: &Link| self.slots.iter().any(|slot| slot.used_by == Some(link.index));
         now.retain(of_guest);
         let all = survey::requests(&now).map_err(UpdateError::Survey)?;
-        let requests: Vec<_> =
-            all.iter().filter(|request| !self.requests.contains(*request)).cloned().collect();
-        self.requests = all.into_iter().collect();
         let removed: Vec<_> = removed.into_iter().flatten().collect();
+        let away: Vec<_> = removed.iter().map(|interface| interface.index).collect();
+        let requests = changes(&self.requests, &all, &away);
+        self.requests = all;
         if removed.is_empty() && interfaces.is_empty() && requests.is_empty() {
             return Ok(());
         }
@@ -184,7 +245,7 @@ impl Live {
     /// Gives an interface a slot, if there is one; tells what the guest is to make of it.
     fn assign(&mut self, link: &Link) -> Result<Option<proto::NetworkInterface>, UpdateError> {
         let Some(slot) = self.slots.iter_mut().find(|slot| slot.used_by.is_none()) else {
-            report::warning(&format!(
+            report::late_warning(&format!(
                 "the interface {} has come while the container runs, and its machine has no device for it; the key \
                  network.spare_interfaces of the configuration says how many it has",
                 link.name
@@ -192,11 +253,16 @@ impl Live {
             return Ok(None);
         };
         let failed = |error| UpdateError::Join(link.name.clone(), error);
-        self.redirect.join([(link.name.clone(), link.index), slot.tap.clone()]).map_err(failed)?;
+        self.redirect.join(&[[(link.name.clone(), link.index), slot.tap.clone()]]).map_err(failed)?;
         slot.used_by = Some(link.index);
         tap::bring_up(slot.tap.1, link.mtu).map_err(failed)?;
         Ok(Some(interface(link, slot)))
     }
+}
+
+fn spawn(body: impl FnOnce() + Send + 'static) -> io::Result<()> {
+    let thread = thread::Builder::new().name("network".to_owned()).stack_size(STACK);
+    thread.spawn(body).map(drop)
 }
 
 fn interface(link: &Link, slot: &Slot) -> proto::NetworkInterface {
@@ -221,6 +287,7 @@ fn ask(directory: &SandboxDirectory, request: &proto::UpdateNetworkRequest) -> R
 
 #[cfg(test)]
 mod tests {
+    use super::super::netlink::message;
     use super::*;
 
     fn link(index: u32, name: &str, is_up: bool) -> Link {
@@ -241,5 +308,32 @@ mod tests {
         };
         assert_eq!(difference(&known, &now), expected);
         assert_eq!(difference(&known, &[]).gone, known);
+    }
+
+    /// A request of `kind` about the interface 7.
+    fn request(kind: u16, byte: u8) -> Vec<u8> {
+        message(kind, 5, &[[0; 4], [7, 0, 0, 0], [byte; 4], [byte; 4]].concat())
+    }
+
+    #[test]
+    fn what_has_gone_is_taken_back_in_reverse_and_what_is_there_is_made_again() {
+        let [up, address, route, other, rule] =
+            [request(16, 1), request(20, 1), request(24, 1), request(24, 2), request(32, 1)];
+        let taken_back = |request: &[u8]| survey::undo(request).unwrap();
+        let before = [address.clone(), up.clone(), route.clone(), rule.clone()];
+        assert_eq!(changes(&before, &before, &[]), Vec::<Vec<u8>>::new());
+        // What is new does not touch what is there.
+        let now = [address.clone(), up.clone(), route.clone(), other.clone(), rule.clone()];
+        assert_eq!(changes(&before, &now, &[]), std::slice::from_ref(&other));
+        // A rule is made once.
+        let now = [up.clone(), other.clone(), rule.clone()];
+        let expected = [taken_back(&route), taken_back(&address), up.clone(), other];
+        assert_eq!(changes(&before, &now, &[]), expected);
+        // An interface that has gone need not be brought down; what depends on it may be there still.
+        assert_eq!(
+            changes(&before, std::slice::from_ref(&rule), &[7]),
+            [taken_back(&route), taken_back(&address)]
+        );
+        assert_eq!(changes(&before, &before, &[7]), [address, up, route]);
     }
 }

@@ -23,10 +23,13 @@ use std::io;
 use agent_protocol::agent as proto;
 use oci_spec::runtime::Spec;
 
+use crate::config::NetworkOptions;
+use crate::report;
 use crate::sandbox::devices::NetworkDevice;
-pub(crate) use live::Live;
 use live::Slot;
-use redirect::Redirect;
+pub(crate) use live::{Live, Watched};
+use redirect::{Passage, Redirect};
+use survey::Link;
 use tap::Tap;
 
 /// The network could not be had.
@@ -46,7 +49,7 @@ pub(crate) enum NetworkError {
     },
     /// The way between them.
     #[error(
-        "cannot join the interfaces of the container's network namespace to the guest (nf_tables, `fwd`, and `dup` for a resolver)"
+        "cannot join the interfaces of the container's network namespace to the guest (nf_tables, `fwd`, `dup` for a resolver, and `limit` for limits)"
     )]
     Redirect(#[source] io::Error),
     /// The engine's name server.
@@ -80,36 +83,36 @@ pub(crate) fn may_come_with_hooks(spec: &Spec) -> bool {
 }
 
 impl Network {
-    /// Takes over the interfaces of the calling thread's network namespace, which is that of the container. If there are
-    /// any, the machine gets up to `spare` devices more, for interfaces that come later.
-    pub(crate) fn take(spare: usize) -> Result<Self, NetworkError> {
+    /// Takes over the interfaces of the calling thread's network namespace, which is that of the container. The machine
+    /// gets devices for interfaces that come later, too. A namespace without an interface needs nothing of the host, so that
+    /// one which has not what networks take only gets none later either.
+    pub(crate) fn take(options: NetworkOptions) -> Result<Self, NetworkError> {
         let links = survey::links().map_err(NetworkError::Survey)?;
-        if links.is_empty() {
-            return Ok(Self::default());
+        if !links.is_empty() {
+            return Self::of(links, options);
         }
+        Ok(Self::of(links, options).unwrap_or_else(|error| {
+            tracing::debug!(error = report::chain(&error), "no interface can come later");
+            Self::default()
+        }))
+    }
+
+    fn of(links: Vec<Link>, options: NetworkOptions) -> Result<Self, NetworkError> {
         let requests = survey::requests(&links).map_err(NetworkError::Survey)?;
         let mut taps = Vec::new();
         for link in &links {
-            let failed = |source| NetworkError::Tap { interface: link.name.clone(), source };
-            taps.push(Tap::new().map_err(failed)?);
+            taps.push(Tap::new().map_err(no_tap(&link.name))?);
         }
-        let pair = |(link, tap): (&'_ survey::Link, &'_ Tap)| {
-            [(link.name.clone(), link.index), (tap.name.clone(), tap.index)]
-        };
-        let pairs: Vec<_> = links.iter().zip(&taps).map(pair).collect();
-        let has_resolver = resolver::is_there().map_err(NetworkError::Resolver)?;
+        let has_resolver = !links.is_empty() && resolver::is_there().map_err(NetworkError::Resolver)?;
         if has_resolver {
             resolver::set_ports_apart().map_err(NetworkError::Resolver)?;
         }
-        let redirect = Redirect::between(&pairs, has_resolver).map_err(|source| match source.kind() {
-            io::ErrorKind::AlreadyExists | io::ErrorKind::PermissionDenied => NetworkError::Taken,
-            _ => NetworkError::Redirect(source),
-        })?;
+        let NetworkOptions { spare_interfaces, receive_limit, send_limit } = options;
+        let redirect = join(&links, &taps, Passage { has_resolver, receive_limit, send_limit })?;
         for (link, tap) in links.iter().zip(&taps) {
-            let failed = |source| NetworkError::Tap { interface: link.name.clone(), source };
-            tap::bring_up(tap.index, link.mtu).map_err(failed)?;
+            tap::bring_up(tap.index, link.mtu).map_err(no_tap(&link.name))?;
         }
-        let interface = |link: &survey::Link| proto::NetworkInterface {
+        let interface = |link: &Link| proto::NetworkInterface {
             mac: link.mac.to_vec(),
             name: link.name.clone(),
             index: link.index,
@@ -123,9 +126,8 @@ impl Network {
             ..Default::default()
         };
         let mut slots: Vec<_> = links.iter().zip(&taps).map(|(link, tap)| Slot::of(link, tap)).collect();
-        for number in 0..spare.min(MOST_DEVICES.saturating_sub(links.len())) {
-            let failed = |source| NetworkError::Tap { interface: "that may come".to_owned(), source };
-            let tap = Tap::new().map_err(failed)?;
+        for number in 0..usize::from(spare_interfaces).min(MOST_DEVICES.saturating_sub(links.len())) {
+            let tap = Tap::new().map_err(no_tap("that may come"))?;
             slots.push(Slot::spare(number, &tap));
             taps.push(tap);
         }
@@ -135,4 +137,23 @@ impl Network {
         let live = Live::new(redirect, slots, links, &configuration.requests);
         Ok(Self { devices, configuration, live: Some(live) })
     }
+}
+
+fn no_tap(interface: &str) -> impl FnOnce(io::Error) -> NetworkError + use<> {
+    let interface = interface.to_owned();
+    move |source| NetworkError::Tap { interface, source }
+}
+
+fn join(links: &[Link], taps: &[Tap], passage: Passage) -> Result<Redirect, NetworkError> {
+    let pair =
+        |(link, tap): (&'_ Link, &'_ Tap)| [(link.name.clone(), link.index), (tap.name.clone(), tap.index)];
+    let pairs: Vec<_> = links.iter().zip(taps).map(pair).collect();
+    let mut redirect = Redirect::new(passage).map_err(NetworkError::Redirect)?;
+    if !pairs.is_empty() {
+        redirect.join(&pairs).map_err(|source| match source.kind() {
+            io::ErrorKind::AlreadyExists | io::ErrorKind::PermissionDenied => NetworkError::Taken,
+            _ => NetworkError::Redirect(source),
+        })?;
+    }
+    Ok(redirect)
 }

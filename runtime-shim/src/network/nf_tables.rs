@@ -29,8 +29,12 @@ const VERDICT: u32 = 0;
 pub(super) const FIRST: u32 = 1;
 pub(super) const SECOND: u32 = 2;
 
-/// `NF_ACCEPT`.
+/// `NF_DROP` and `NF_ACCEPT`.
+const DROP: u32 = 0;
 const ACCEPT: u32 = 1;
+
+/// `NFT_LIMIT_F_INV`.
+const OVER: u32 = 1;
 
 /// `NFT_NAT_DNAT`.
 const DNAT: u32 = 1;
@@ -126,8 +130,31 @@ pub(super) fn immediate(register: u32, value: &[u8]) -> Expression {
 
 /// Lets a packet pass to the host's stack.
 pub(super) fn accept() -> Expression {
-    let verdict = nested(2, &[number(1, ACCEPT)]);
+    verdict(ACCEPT)
+}
+
+/// Ends a packet.
+pub(super) fn drop() -> Expression {
+    verdict(DROP)
+}
+
+fn verdict(code: u32) -> Expression {
+    let verdict = nested(2, &[number(1, code)]);
     expression("immediate", &[number(1, VERDICT), nested(2, &[verdict])])
+}
+
+/// What a rate is of: `NFT_LIMIT_*`.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Unit {
+    Packets = 0,
+    Bytes = 1,
+}
+
+/// Ends the rule for packets that are within a rate.
+pub(super) fn if_over(unit: Unit, per_second: u64, burst: u32) -> Expression {
+    let second = attribute(2, 1u64.to_be_bytes());
+    let rate = attribute(1, per_second.to_be_bytes());
+    expression("limit", &[rate, second, number(3, burst), number(4, unit as u32), number(5, OVER)])
 }
 
 /// Ends the rule for packets of which a property (`NFT_META_*`) is not `value`.

@@ -4,7 +4,8 @@
 use std::collections::BTreeSet;
 use std::io;
 
-use super::netlink::{ACK, CREATE, Message, REPLACE, REQUEST, Socket, attribute, attributes, message};
+use super::netlink::{ACK, CREATE, Message, REPLACE, REQUEST, Socket, attribute, attributes, message, parse};
+use super::tap;
 
 /// `RTM_*` (linux/rtnetlink.h).
 const NEW_LINK: u16 = 16;
@@ -56,7 +57,8 @@ pub(super) struct Link {
     pub(super) is_up: bool,
 }
 
-/// The interfaces of the calling thread's network namespace that carry Ethernet and belong to no bridge.
+/// The interfaces of the calling thread's network namespace that carry Ethernet, belong to no bridge and are no tap of a
+/// sandbox.
 pub(super) fn links() -> io::Result<Vec<Link>> {
     Ok(Socket::route()?.dump(GET_LINK, &[0; 16])?.iter().filter_map(link).collect())
 }
@@ -93,7 +95,10 @@ fn link(message: &Message) -> Option<Link> {
         && flags & libc::IFF_LOOPBACK.cast_unsigned() == 0
         && value(10).is_none();
     let name = value(3)?.strip_suffix(&[0])?;
-    is_wanted.then_some(Link {
+    // IFLA_LINKINFO with IFLA_INFO_KIND.
+    let kind = value(18).and_then(|info| attributes(info).into_iter().find(|(number, _)| *number == 1));
+    let is_own = kind.is_some_and(|(_, kind)| kind.starts_with(b"tun")) && name.starts_with(tap::PREFIX);
+    (is_wanted && !is_own).then_some(Link {
         index: u32::from_ne_bytes(i),
         name: String::from_utf8(name.to_vec()).ok()?,
         mac: value(1)?.try_into().ok()?,
@@ -106,6 +111,50 @@ fn up(link: &Link) -> Vec<u8> {
     let flag = libc::IFF_UP.cast_unsigned().to_ne_bytes();
     let body = [[0; 4], link.index.to_ne_bytes(), flag, flag].concat();
     message(NEW_LINK, REQUEST | ACK, &body)
+}
+
+/// What takes back what a request of [`requests`] has made.
+pub(super) fn undo(request: &[u8]) -> Option<Vec<u8>> {
+    let Message { kind, body } = parse(request).pop()?;
+    match kind {
+        NEW_LINK => {
+            let mut body = body;
+            body.get_mut(8..12)?.fill(0);
+            Some(message(NEW_LINK, REQUEST | ACK, &body))
+        }
+        // RTM_DEL* follow RTM_NEW*.
+        NEW_ADDRESS | NEW_ROUTE | NEW_NEIGHBOUR | NEW_RULE => Some(message(kind + 1, REQUEST | ACK, &body)),
+        _ => None,
+    }
+}
+
+/// Whether a request makes a rule, which the kernel makes a second time if it is asked to.
+pub(super) fn is_rule(request: &[u8]) -> bool {
+    request.get(4..6) == Some(&NEW_RULE.to_ne_bytes())
+}
+
+/// The interface that a request brings up.
+pub(super) fn brought_up(request: &[u8]) -> Option<u32> {
+    let is_link = request.get(4..6) == Some(&NEW_LINK.to_ne_bytes());
+    let index = request.get(20..24)?.first_chunk().map(|index| u32::from_ne_bytes(*index));
+    index.filter(|_| is_link)
+}
+
+/// What a request is about: an address is the same whatever time it has left.
+pub(super) fn subject(request: &[u8]) -> Vec<u8> {
+    match (parse(request).pop(), request.get(..16 + 8)) {
+        (Some(Message { kind: NEW_ADDRESS, body }), Some(header)) => {
+            let mut subject = header.get(4..).unwrap_or_default().to_vec();
+            for (number, value) in attributes(body.get(8..).unwrap_or_default()) {
+                // Not IFA_CACHEINFO and IFA_FLAGS.
+                if ![6, 8].contains(&number) {
+                    subject.extend(attribute(number, value));
+                }
+            }
+            subject
+        }
+        _ => request.to_vec(),
+    }
 }
 
 fn make(kind: u16, header: &[u8], kept: &[(u16, Vec<u8>)]) -> Vec<u8> {
@@ -211,6 +260,7 @@ fn neighbour(body: &[u8], indices: &BTreeSet<u32>) -> Option<Vec<u8>> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::netlink::nested;
     use super::*;
 
     const MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
@@ -242,10 +292,56 @@ mod tests {
         assert_eq!(told(768, libc::IFF_UP, &usual()), None);
         let port = [&usual()[..], &[attribute(10, 3u32.to_ne_bytes())]].concat();
         assert_eq!(told(ETHERNET, libc::IFF_UP, &port), None);
+        let of_kind = |kind: &[u8]| nested(18, &[attribute(1, kind)]);
+        assert!(told(ETHERNET, libc::IFF_UP, &[&usual()[..], &[of_kind(b"tun\0")]].concat()).is_some());
         let short = [attribute(1, [2; 5]), attribute(4, 1500u32.to_ne_bytes())];
         assert_eq!(told(ETHERNET, libc::IFF_UP, &short), None);
         assert_eq!(told(ETHERNET, libc::IFF_UP, &usual()[..1]), None);
         assert_eq!(link(&Message { kind: NEW_LINK, body: vec![0; 11] }), None);
+    }
+
+    #[test]
+    fn taps_of_sandboxes_are_nobodys() {
+        let named = |name: &[u8], kind: &[u8]| {
+            let mut body = [&[0, 0, 1, 0, 7, 0, 0, 0][..], &[0; 8]].concat();
+            body.extend(
+                [&usual()[..], &[attribute(3, name), nested(18, &[attribute(1, kind)])]].concat().concat(),
+            );
+            link(&Message { kind: NEW_LINK, body }).is_some()
+        };
+        assert!(!named(b"runv0\0", b"tun\0"));
+        assert!(named(b"runv0\0", b"veth\0") && named(b"tap0\0", b"tun\0"));
+    }
+
+    #[test]
+    fn what_has_been_made_is_taken_back_by_the_same_words() {
+        let request = told_address(libc::AF_INET, 7, 0x80).unwrap();
+        let [made, back] = [&request, &undo(&request).unwrap()].map(|bytes| parse(bytes).pop().unwrap());
+        // RTM_DELADDR.
+        assert_eq!((made.kind, back.kind), (NEW_ADDRESS, 21));
+        assert_eq!(made.body, back.body);
+        let one = Link { index: 7, name: "eth0".into(), mac: MAC, mtu: 1500, is_up: true };
+        assert_eq!(brought_up(&up(&one)), Some(7));
+        let down = parse(&undo(&up(&one)).unwrap()).pop().unwrap();
+        assert_eq!(
+            (down.kind, &down.body[4..12], &down.body[12..]),
+            (NEW_LINK, &[7, 0, 0, 0, 0, 0, 0, 0][..], &[1, 0, 0, 0][..])
+        );
+        assert_eq!((undo(&[]), undo(&message(GET_LINK, 0, &[])), brought_up(&request)), (None, None, None));
+    }
+
+    #[test]
+    fn an_address_is_the_same_whatever_time_it_has_left() {
+        let header = [&[10, 64, 0x80, 0][..], &7u32.to_ne_bytes()].concat();
+        let told = |last: u8, seconds: u8| {
+            // IFA_ADDRESS; IFA_CACHEINFO.
+            let more = [attribute(1, [last; 16]), attribute(6, [seconds; 16])].concat();
+            address(&[&header[..], &more].concat(), &here()).unwrap()
+        };
+        assert_ne!(told(1, 9), told(1, 8));
+        assert_eq!(subject(&told(1, 9)), subject(&told(1, 8)));
+        assert_ne!(subject(&told(1, 9)), subject(&told(2, 9)));
+        assert_eq!(subject(&[1, 2]), [1, 2]);
     }
 
     /// The attributes of a request that was made of a header of `size` bytes.

@@ -26,8 +26,11 @@ const IFLA_AF_SPEC: u16 = 26;
 const IFLA_INET6_ADDR_GEN_MODE: u16 = 8;
 const NO_ADDRESSES: u8 = 1;
 
-/// The kernel puts a number in place of `%d`.
-const NAME: &[u8] = b"runv%d";
+/// Names of taps begin with it.
+pub(super) const PREFIX: &[u8] = b"runv";
+
+/// The kernel puts a number in its place.
+const NUMBER: &[u8] = b"%d";
 
 /// A tap in the calling thread's network namespace.
 #[derive(Debug)]
@@ -43,7 +46,7 @@ impl Tap {
         let fd = openat(CWD, "/dev/net/tun", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
         // SAFETY: `ifreq` is a plain structure of integers and arrays, for which zero is valid.
         let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
-        for (to, from) in request.ifr_name.iter_mut().zip(NAME) {
+        for (to, from) in request.ifr_name.iter_mut().zip([PREFIX, NUMBER].concat()) {
             *to = from.cast_signed();
         }
         request.ifr_ifru.ifru_flags = libc::c_short::try_from(FLAGS).map_err(io::Error::other)?;

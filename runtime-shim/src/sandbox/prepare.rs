@@ -27,7 +27,7 @@ use crate::bundle::selinux::{self, SeLinuxError};
 use crate::bundle::sources::{self, SourceError, Sources};
 use crate::bundle::vm_section::VmSectionError;
 use crate::bundle::{socket_binds, to_vm};
-use crate::config::{ANNOTATION_PREFIX, Config};
+use crate::config::{ANNOTATION_PREFIX, Config, NetworkOptions};
 
 /// The sandbox cannot be started.
 #[derive(Debug, thiserror::Error)]
@@ -74,6 +74,7 @@ pub(crate) enum PrepareError {
 pub(crate) struct Prepared<'a> {
     plan: Plan<'a>,
     chosen: Chosen,
+    network: NetworkOptions,
 }
 
 /// Looks for everything that the sandbox of `bundle` needs.
@@ -107,13 +108,23 @@ pub(crate) fn prepare<'a>(config: &'a Config, bundle: &Bundle) -> Result<Prepare
         labels: selinux::labels(&bundle.spec)?,
         config,
     };
-    Ok(Prepared { plan, chosen })
+    let network = NetworkOptions {
+        receive_limit: annotations.receive_limit.unwrap_or(config.network.receive_limit),
+        send_limit: annotations.send_limit.unwrap_or(config.network.send_limit),
+        ..config.network
+    };
+    Ok(Prepared { plan, chosen, network })
 }
 
 impl Prepared<'_> {
     /// The machine's memory.
     pub(crate) fn memory_mib(&self) -> u32 {
         self.plan.size.memory_mib
+    }
+
+    /// What its network is to be.
+    pub(crate) fn network(&self) -> NetworkOptions {
+        self.network
     }
 
     /// Whether what the container writes to its root file system stays in the guest.

@@ -1,15 +1,18 @@
 //! A server of echo, for any number of peers at a time.
 
 use std::io::{self, Write, stdout};
-use std::net::{Ipv6Addr, TcpListener, UdpSocket};
+use std::net::{Ipv4Addr, Ipv6Addr, TcpListener, UdpSocket};
 use std::thread;
 
 use anyhow::{Context, Result};
 
 /// On every address, by TCP and UDP, for ever.
-pub(crate) fn serve(port: u16) -> Result<()> {
+pub(crate) fn serve(port: u16, group: Option<Ipv4Addr>) -> Result<()> {
     let listener = TcpListener::bind((Ipv6Addr::UNSPECIFIED, port)).context("cannot listen")?;
     let socket = UdpSocket::bind((Ipv6Addr::UNSPECIFIED, port)).context("cannot make a socket")?;
+    if let Some(group) = group {
+        socket.join_multicast_v4(&group, &Ipv4Addr::UNSPECIFIED).context("cannot join the group")?;
+    }
     thread::spawn(move || datagrams(&socket));
     println!("ready");
     stdout().flush().context("cannot write")?;

@@ -38,7 +38,9 @@ const USAGE: &str = "usage: probe COMMAND [ARGUMENT]...
   hold                     lock stdout as splice(2) does; stdin to stderr, to its end
   activated                serve the sockets of sd_listen_fds(3): answer what comes to its end with the socket's number
   udp ADDRESS:PORT         stdin as one datagram, and what is answered to stdout
-  echo PORT                answer over TCP and UDP with what comes, for ever
+  datagrams ADDRESS:PORT COUNT BYTES
+                           so many by UDP, as fast as they go
+  echo PORT [GROUP]        answer over TCP and UDP with what comes, for ever, to a multicast group too
   signals                  print each signal that comes; ends at SIGTERM";
 
 fn main() -> Result<()> {
@@ -54,7 +56,11 @@ fn main() -> Result<()> {
         "connect" => streams::connect(argument(1)?),
         "hold" => streams::hold(),
         "udp" => streams::udp(argument(1)?),
-        "echo" => echo::serve(number(1)?.try_into().context("port")?),
+        "datagrams" => streams::datagrams(argument(1)?, number(2)?, number(3)?),
+        "echo" => {
+            let group = arguments.get(2).map(|group| group.parse().context("group")).transpose()?;
+            echo::serve(number(1)?.try_into().context("port")?, group)
+        }
         "signals" => streams::signals(),
         "bench-files" => bench_files::Job {
             directory: argument(1)?.as_ref(),

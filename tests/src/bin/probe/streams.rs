@@ -55,6 +55,18 @@ pub(crate) fn udp(address: &str) -> Result<()> {
     stdout().write_all(answer.get(..length).unwrap_or_default()).context("cannot write")
 }
 
+/// Nobody answers; who does not even listen is no matter.
+pub(crate) fn datagrams(address: &str, count: u64, length: u64) -> Result<()> {
+    let any = if address.starts_with('[') { "[::]:0" } else { "0.0.0.0:0" };
+    let socket = UdpSocket::bind(any).context("cannot make a socket")?;
+    let datagram = vec![0; usize::try_from(length)?];
+    for _ in 0..count {
+        // What does not go is lost, as what is dropped on its way.
+        let _ = socket.send_to(&datagram, address);
+    }
+    Ok(())
+}
+
 pub(crate) fn signals() -> Result<()> {
     let mut signals =
         Signals::new([SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGWINCH]).context("cannot take signals")?;
