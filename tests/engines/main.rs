@@ -14,6 +14,7 @@ mod lifecycle;
 mod limits;
 mod management;
 mod network;
+mod network_ways;
 mod pods;
 mod process;
 mod storage;

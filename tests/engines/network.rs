@@ -18,10 +18,10 @@ crate::engine::each_engine! {
 }
 
 /// Answers on port 80 with what it is sent, until it is told to end.
-const ECHO: &str = "trap 'exit 0' TERM; probe echo 80 & wait";
+pub(crate) const ECHO: &str = "trap 'exit 0' TERM; probe echo 80 & wait";
 
 /// Only runs, until it is told to end.
-const UNTIL_TERM: &str = "trap 'exit 0' TERM; echo up; sleep 1000 & wait";
+pub(crate) const UNTIL_TERM: &str = "trap 'exit 0' TERM; echo up; sleep 1000 & wait";
 
 /// The network that each has by itself.
 fn default_of(engine: &Engine) -> &'static str {
@@ -29,15 +29,15 @@ fn default_of(engine: &Engine) -> &'static str {
 }
 
 /// The address in a network.
-fn address(container: &Container<'_>, network: &str) -> Result<String> {
+pub(crate) fn address(container: &Container<'_>, network: &str) -> Result<String> {
     container.inspect(&format!("(index .NetworkSettings.Networks \"{network}\").IPAddress"))
 }
 
 /// podman's containers may not ping by themselves.
-const PING: [&str; 2] = ["--cap-add", "NET_RAW"];
+pub(crate) const PING: [&str; 2] = ["--cap-add", "NET_RAW"];
 
 /// Asserts that an echo is reached by ICMP, TCP and UDP.
-fn reaches(from: &Container<'_>, to: &str) -> Result<()> {
+pub(crate) fn reaches(from: &Container<'_>, to: &str) -> Result<()> {
     let at = if to.contains(':') { format!("[{to}]") } else { to.to_owned() };
     let script = format!(
         "ping -c 1 -W 5 {to} >/dev/null && echo stream | nc {to} 80 && printf datagram | probe udp {at}:80"
@@ -129,13 +129,13 @@ fn nothing_of_a_network_is_left_however_a_container_ends(engine: &Engine) -> Res
 }
 
 /// A network of docker's, removed with its end.
-struct Network {
-    engine: &'static Engine,
+pub(crate) struct Network {
+    pub(crate) engine: &'static Engine,
     name: &'static str,
 }
 
 impl Network {
-    fn new(name: &'static str, options: &[&str]) -> Result<Self> {
+    pub(crate) fn new(name: &'static str, options: &[&str]) -> Result<Self> {
         let engine = Engine::docker()?;
         engine.call(["network", "create"].iter().chain(options).chain(&[name]))?.expect(0)?;
         Ok(Self { engine, name })

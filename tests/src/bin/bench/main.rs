@@ -15,6 +15,7 @@ mod files;
 mod lifecycle;
 mod memory;
 mod meter;
+mod network;
 mod report;
 mod runtime;
 mod sizes;
@@ -36,7 +37,8 @@ const USAGE: &str =
                                     lifecycle-shares, docker, memory, streams, vsock or files
        bench here SUBJECT BUILD GUESTS
                                     sizes and ratios, on this machine; JSON on stdout; SUBJECT is
-                                    sizes, emulation, lifecycle, docker, vsock or files
+                                    sizes, emulation, lifecycle, docker, vsock,
+                                    network or files
        bench merge FILE...          such JSON of several files as one
        bench table FILE...          the table of it";
 
@@ -74,6 +76,7 @@ fn main() -> Result<()> {
                 "emulation" => emulation::measure(build, guests),
                 "files" => files::measure_by_the_wall(),
                 "docker" => docker::measure("ms, TCG"),
+                "network" => network::measure(),
                 "vsock" => vsock::measure_by_the_wall(),
                 _ => bail!(USAGE),
             });
