@@ -16,7 +16,8 @@ use crate::net::{bundle_in, said};
 const COUNT: u64 = 1000;
 const LENGTH: usize = 1000;
 
-fn configured<'bundle>(bundle: &'bundle e2e::Bundle, text: &str) -> Result<Runtime<'bundle>> {
+/// With more in its configuration.
+pub(crate) fn configured<'bundle>(bundle: &'bundle e2e::Bundle, text: &str) -> Result<Runtime<'bundle>> {
     let runv = Runtime::new(bundle)?;
     let mut file = OpenOptions::new().append(true).open(runv.file("runv.toml"))?;
     file.write_all(text.as_bytes()).context("cannot write the configuration")?;

@@ -8,27 +8,27 @@ use super::RateLimit;
 const MOST_SPARE: u8 = 2;
 
 /// Networks of engines.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct NetworkOptions {
-    /// Devices of a machine on a network for interfaces that come while it runs.
-    pub(crate) spare_interfaces: u8,
+    /// Devices of a machine for interfaces that come while it runs.
+    pub(crate) spare_interfaces: Option<u8>,
     /// What each interface may bring to the guest.
     pub(crate) receive_limit: RateLimit,
     /// What the guest may send by each.
     pub(crate) send_limit: RateLimit,
 }
 
-impl Default for NetworkOptions {
-    fn default() -> Self {
-        Self { spare_interfaces: 1, receive_limit: RateLimit::default(), send_limit: RateLimit::default() }
-    }
-}
-
 impl NetworkOptions {
+    /// How many there are. Each makes a boot a little longer, so that there is none unless somebody may be about to need
+    /// it: a machine that `is_on_a_network`, or whose network is yet to be made.
+    pub(crate) fn spare_interfaces(&self, is_on_a_network: bool) -> usize {
+        self.spare_interfaces.unwrap_or_else(|| is_on_a_network.into()).into()
+    }
+
     /// What cannot be.
     pub(super) fn check(&self) -> Result<(), &'static str> {
-        if self.spare_interfaces > MOST_SPARE {
+        if self.spare_interfaces.is_some_and(|number| number > MOST_SPARE) {
             return Err("network.spare_interfaces must be 0, 1 or 2");
         }
         Ok(())
@@ -40,9 +40,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn there_is_one_spare_interface_and_at_most_two() {
+    fn a_machine_on_a_network_has_one_spare_interface_and_at_most_two() {
         let parse = |text| toml::from_str::<NetworkOptions>(text);
-        assert_eq!(parse("").unwrap().spare_interfaces, 1);
+        let number = |text, is_on_a_network| parse(text).unwrap().spare_interfaces(is_on_a_network);
+        assert_eq!((number("", true), number("", false)), (1, 0));
+        assert_eq!((number("spare_interfaces = 0", true), number("spare_interfaces = 2", false)), (0, 2));
         assert!(parse("spare_interfaces = 2").unwrap().check().is_ok());
         assert!(parse("spare_interfaces = 3").unwrap().check().is_err());
         assert!(parse("spare = 1").is_err());

@@ -162,7 +162,7 @@ fn create<'plan>(
         creator.wait()?;
     }
     let Network { devices, configuration, live } =
-        if is_own { Network::take(prepared.network())? } else { Network::default() };
+        if is_own { Network::take(prepared.network(), &plan.spec)? } else { Network::default() };
     let (sandbox, boot_timeout) = prepared.start(devices)?;
     if configuration.resolver.is_some() {
         network::resolver::serve(&sandbox.directory)?;

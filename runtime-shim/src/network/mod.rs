@@ -21,7 +21,7 @@ mod tap;
 use std::io;
 
 use agent_protocol::agent as proto;
-use oci_spec::runtime::Spec;
+use oci_spec::runtime::{LinuxNamespaceType, Spec};
 
 use crate::config::NetworkOptions;
 use crate::report;
@@ -82,22 +82,32 @@ pub(crate) fn may_come_with_hooks(spec: &Spec) -> bool {
     lists.iter().any(|list| list.as_ref().is_some_and(|list| !list.is_empty()))
 }
 
+/// Its network namespace belongs to it, so that engines can make the network only once `create` has made both.
+fn has_user_namespace(spec: &Spec) -> bool {
+    let namespaces = spec.linux().iter().filter_map(|linux| linux.namespaces().as_ref()).flatten();
+    namespaces.into_iter().any(|namespace| namespace.typ() == LinuxNamespaceType::User)
+}
+
 impl Network {
-    /// Takes over the interfaces of the calling thread's network namespace, which is that of the container. The machine
-    /// gets devices for interfaces that come later, too. A namespace without an interface needs nothing of the host, so that
-    /// one which has not what networks take only gets none later either.
-    pub(crate) fn take(options: NetworkOptions) -> Result<Self, NetworkError> {
+    /// Takes over the interfaces of the calling thread's network namespace, which is that of the container of `spec`. The
+    /// machine may get devices for interfaces that come later, too. A namespace without an interface needs nothing of
+    /// the host, so that where there is not what networks take, none can come later; that is all.
+    pub(crate) fn take(options: NetworkOptions, spec: &Spec) -> Result<Self, NetworkError> {
         let links = survey::links().map_err(NetworkError::Survey)?;
         if !links.is_empty() {
-            return Self::of(links, options);
+            return Self::of(links, options.spare_interfaces(true), options);
         }
-        Ok(Self::of(links, options).unwrap_or_else(|error| {
+        let spare = options.spare_interfaces(has_user_namespace(spec));
+        if spare == 0 {
+            return Ok(Self::default());
+        }
+        Ok(Self::of(links, spare, options).unwrap_or_else(|error| {
             tracing::debug!(error = report::chain(&error), "no interface can come later");
             Self::default()
         }))
     }
 
-    fn of(links: Vec<Link>, options: NetworkOptions) -> Result<Self, NetworkError> {
+    fn of(links: Vec<Link>, spare: usize, options: NetworkOptions) -> Result<Self, NetworkError> {
         let requests = survey::requests(&links).map_err(NetworkError::Survey)?;
         let mut taps = Vec::new();
         for link in &links {
@@ -107,7 +117,7 @@ impl Network {
         if has_resolver {
             resolver::set_ports_apart().map_err(NetworkError::Resolver)?;
         }
-        let NetworkOptions { spare_interfaces, receive_limit, send_limit } = options;
+        let NetworkOptions { receive_limit, send_limit, .. } = options;
         let redirect = join(&links, &taps, Passage { has_resolver, receive_limit, send_limit })?;
         for (link, tap) in links.iter().zip(&taps) {
             tap::bring_up(tap.index, link.mtu).map_err(no_tap(&link.name))?;
@@ -126,7 +136,7 @@ impl Network {
             ..Default::default()
         };
         let mut slots: Vec<_> = links.iter().zip(&taps).map(|(link, tap)| Slot::of(link, tap)).collect();
-        for number in 0..usize::from(spare_interfaces).min(MOST_DEVICES.saturating_sub(links.len())) {
+        for number in 0..spare.min(MOST_DEVICES.saturating_sub(links.len())) {
             let tap = Tap::new().map_err(no_tap("that may come"))?;
             slots.push(Slot::spare(number, &tap));
             taps.push(tap);
