@@ -16,7 +16,7 @@ use e2e::{Bundle, Deadline, Output, Setup, Terminal};
 pub(crate) const IMAGE: &str = "box";
 
 /// Where dockerd listens, and what it has.
-pub(crate) const DOCKER_SOCKET: &str = "unix:///run/docker.sock";
+const DOCKER_SOCKET: &str = "unix:///run/docker.sock";
 const DOCKER_PID_FILE: &str = "/run/docker.pid";
 
 /// Where the runtime keeps docker's containers, whichever runtime it is.

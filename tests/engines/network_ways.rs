@@ -10,7 +10,7 @@ use std::thread;
 use anyhow::{Context, Result, ensure};
 use e2e::{Deadline, together};
 
-use crate::engine::{DOCKER_SOCKET, Engine, IMAGE};
+use crate::engine::{Engine, IMAGE};
 use crate::network::{ECHO, Network, PING, UNTIL_TERM, address, reaches};
 
 /// On one bridge, between kernels, both ways.
@@ -88,7 +88,7 @@ fn connections_and_published_ports_outlive_dockerd() -> Result<()> {
 #[test]
 fn services_of_compose_find_each_other_by_name() -> Result<()> {
     let _order = together();
-    let _engine = Engine::docker()?;
+    let engine = Engine::docker()?;
     let directory = tempfile::Builder::new().prefix("compose.").tempdir()?;
     let service = |runtime: &str, script: &str| {
         format!("    image: {IMAGE}\n    runtime: {runtime}\n    command: [sh, -c, \"{script}\"]\n")
@@ -107,7 +107,8 @@ fn services_of_compose_find_each_other_by_name() -> Result<()> {
     fs::write(directory.path().join("docker-compose.yml"), text)?;
     let compose = |arguments: &[&str]| -> Result<String> {
         let mut command = Command::new("docker-compose");
-        command.args(["--host", DOCKER_SOCKET, "--project-name", "chain"]).args(arguments);
+        // `--host` and the socket of dockerd.
+        command.args(engine.command(["--project-name", "chain"]).get_args()).args(arguments);
         let output = command.current_dir(directory.path()).output().context("docker-compose")?;
         ensure!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
