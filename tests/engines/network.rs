@@ -208,7 +208,7 @@ fn a_container_that_runs_is_connected_to_a_network_and_leaves_it() -> Result<()>
     let _order = together();
     let network = Network::new("later", &["--subnet", "10.78.5.0/24"])?;
     let docker = network.engine;
-    let peer = docker.start_in("later", &["--runtime", "runc"], ECHO)?;
+    let peer = docker.start_in("later", &["--runtime", "runc", "--name", "later-peer"], ECHO)?;
     let container = docker.start_in("bridge", &["--name", "connected"], ECHO)?;
     container.wrote("ready")?;
     let to_peer = address(&peer, "later")?;
@@ -221,6 +221,9 @@ fn a_container_that_runs_is_connected_to_a_network_and_leaves_it() -> Result<()>
         })?;
         reaches(&container, &to_peer)?;
         reaches(&peer, ip)?;
+        // The resolver has come with the network.
+        let found = container.exec(&[], "nslookup later-peer")?.expect(0)?.stdout;
+        ensure!(found.contains(&format!("Address: {to_peer}")), "{found}");
         docker.call(["network", "disconnect", "later", "connected"])?.expect(0)?;
         Deadline::generous()?.wait_for("the interface's end", || {
             Ok((container.exec(&[], "ls /sys/class/net")?.stdout == "eth0\nlo\n").then_some(()))

@@ -176,7 +176,7 @@ fn supervised(
         limits,
         final_oom_kills: OnceLock::new(),
         _sockets: sockets,
-        _resolver: resolver,
+        resolver: Mutex::new(resolver),
         status: Status::Created.into(),
         control: Some(control).into(),
         others: Mutex::default(),

@@ -78,7 +78,7 @@ pub struct Container {
     /// Of the host's sockets.
     _sockets: Relays,
     /// In its network namespace.
-    _resolver: Option<Serving>,
+    resolver: Mutex<Option<Serving>>,
     status: Mutex<Status>,
     /// To the init; gone once it has been let go.
     control: Mutex<Option<AgentEnd>>,

@@ -3,6 +3,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::PoisonError;
 
 use rustix::fs::{CWD, Mode, OFlags, openat};
 use rustix::process::Pid;
@@ -61,8 +62,7 @@ impl Network {
         }
         let namespace = namespace_of(pid).map_err(failed("cannot open the container's network namespace"))?;
         self.bring_to(namespace.as_fd())?;
-        let serving = self.resolver.as_ref().map(|resolver| resolver.serve(namespace.as_fd())).transpose();
-        serving.map_err(failed("cannot listen for the host's name server"))
+        self.serve_resolver(namespace.as_fd())
     }
 
     /// Takes interfaces from the network namespace of the process `pid`, and gives it these.
@@ -70,7 +70,7 @@ impl Network {
     /// # Errors
     ///
     /// As [`Network::give_to`]; what comes after has not been done.
-    pub fn replace(&self, removed: &[Interface], pid: Pid) -> Result<(), Failure> {
+    pub fn replace(&self, removed: &[Interface], pid: Pid) -> Result<Option<Serving>, Failure> {
         let namespace = namespace_of(pid).map_err(failed("cannot open the container's network namespace"))?;
         let there = netlink_in(namespace.as_fd())?;
         let own = namespace_of(rustix::process::getpid())
@@ -80,7 +80,13 @@ impl Network {
                 .return_to(own.as_fd(), &there)
                 .map_err(failed(&format!("cannot take the network interface {:?}", interface.name)))?;
         }
-        self.bring_to(namespace.as_fd())
+        self.bring_to(namespace.as_fd())?;
+        self.serve_resolver(namespace.as_fd())
+    }
+
+    fn serve_resolver(&self, namespace: BorrowedFd<'_>) -> Result<Option<Serving>, Failure> {
+        let serving = self.resolver.as_ref().map(|resolver| resolver.serve(namespace)).transpose();
+        serving.map_err(failed("cannot listen for the host's name server"))
     }
 
     fn bring_to(&self, namespace: BorrowedFd<'_>) -> Result<(), Failure> {
@@ -116,7 +122,10 @@ impl Container {
             let message = format!("container {:?}, whose network is to be changed, has ended", self.id);
             return Err(Failure::new(FailureKind::InvalidRequest, message));
         }
-        network.replace(removed, self.init.pid())
+        if let Some(serving) = network.replace(removed, self.init.pid())? {
+            *self.resolver.lock().unwrap_or_else(PoisonError::into_inner) = Some(serving);
+        }
+        Ok(())
     }
 }
 

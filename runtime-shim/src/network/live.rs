@@ -17,8 +17,10 @@ use agent_protocol::AGENT_PORT;
 use agent_protocol::agent as proto;
 use rustix::event::Timespec;
 
+use super::NetworkError;
 use super::netlink::Socket;
 use super::redirect::Redirect;
+use super::resolver;
 use super::survey::{self, Link};
 use super::tap::{self, Tap};
 use crate::control::agent::{Agent, CallError};
@@ -48,6 +50,10 @@ enum UpdateError {
     Join(String, #[source] io::Error),
     #[error("cannot part the interface {0} from the guest")]
     Part(String, #[source] io::Error),
+    #[error("cannot connect the guest to the resolver that has come")]
+    Resolver(#[source] io::Error),
+    #[error(transparent)]
+    Serve(#[from] NetworkError),
     #[error(transparent)]
     Connect(#[from] ConnectError),
     #[error(transparent)]
@@ -197,6 +203,7 @@ impl Live {
 
     /// What has changed since the last time.
     fn update(&mut self, directory: &SandboxDirectory, container_id: &str) -> Result<(), UpdateError> {
+        let resolver = self.resolver_that_has_come(directory)?;
         let mut now = survey::links().map_err(UpdateError::Survey)?;
         now.retain(|link| self.slots.iter().all(|slot| slot.tap.1 != link.index));
         let Difference { gone, come } = difference(&self.known, &now);
@@ -213,10 +220,11 @@ impl Live {
         let away: Vec<_> = removed.iter().map(|interface| interface.index).collect();
         let requests = changes(&self.requests, &all, &away);
         self.requests = all;
-        if removed.is_empty() && interfaces.is_empty() && requests.is_empty() {
+        if removed.is_empty() && interfaces.is_empty() && requests.is_empty() && resolver.is_none() {
             return Ok(());
         }
-        let network = proto::Network { interfaces, requests, ..Default::default() };
+        let network =
+            proto::Network { interfaces, requests, resolver: resolver.into(), ..Default::default() };
         let container_id = container_id.to_owned();
         ask(
             directory,
@@ -227,6 +235,25 @@ impl Live {
                 ..Default::default()
             },
         )
+    }
+
+    /// docker has one in the namespace as soon as the container is on a network of one's own.
+    fn resolver_that_has_come(
+        &mut self,
+        directory: &SandboxDirectory,
+    ) -> Result<Option<proto::Resolver>, UpdateError> {
+        if self.redirect.has_resolver() || !resolver::is_there().map_err(UpdateError::Resolver)? {
+            return Ok(None);
+        }
+        resolver::set_ports_apart().map_err(UpdateError::Resolver)?;
+        let joined = |slot: &Slot| {
+            let link = self.known.iter().find(|link| slot.used_by == Some(link.index))?;
+            Some([(link.name.clone(), link.index), slot.tap.clone()])
+        };
+        let pairs: Vec<_> = self.slots.iter().filter_map(joined).collect();
+        self.redirect.let_resolver_ask(&pairs).map_err(UpdateError::Resolver)?;
+        resolver::serve(directory)?;
+        Ok(Some(resolver::configuration()))
     }
 
     /// Forgets an interface; tells what the guest has of it.

@@ -67,6 +67,24 @@ impl Redirect {
         Ok(())
     }
 
+    /// Whether a name server in the namespace can ask others.
+    pub(super) fn has_resolver(&self) -> bool {
+        self.passage.has_resolver
+    }
+
+    /// Lets a name server in the namespace ask others, by the interfaces of these pairs, all that are joined.
+    pub(super) fn let_resolver_ask(&mut self, pairs: &[[End; 2]]) -> io::Result<()> {
+        let passage = Passage { has_resolver: true, ..self.passage };
+        if !pairs.is_empty() {
+            let mut batch = Batch::of(NETDEV, TABLE);
+            pairs.iter().flatten().for_each(|(_, index)| batch.delete_chain(&index.to_string()));
+            join(&mut batch, pairs, &passage);
+            self.owner.execute(&batch.to_bytes(), 1)?;
+        }
+        self.passage = passage;
+        Ok(())
+    }
+
     /// Parts an interface, which may be gone, from its tap.
     pub(super) fn part(&self, interface: u32, tap: u32) -> io::Result<()> {
         let delete = |index: u32| {
