@@ -20,6 +20,7 @@ mod mounts;
 mod namespaces;
 mod net;
 mod net_changes;
+mod net_faults;
 mod net_kinds;
 mod net_limits;
 mod pods;

@@ -131,7 +131,7 @@ fn nothing_of_a_network_is_left_however_a_container_ends(engine: &Engine) -> Res
 /// A network of docker's, removed with its end.
 pub(crate) struct Network {
     pub(crate) engine: &'static Engine,
-    name: &'static str,
+    pub(crate) name: &'static str,
 }
 
 impl Network {

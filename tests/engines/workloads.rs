@@ -10,9 +10,10 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use e2e::together;
+use e2e::{Deadline, together};
 
 use crate::engine::Engine;
+use crate::network::Network;
 
 /// The image of the root file system.
 const IMAGE: &str = "workloads";
@@ -132,6 +133,39 @@ fn postgresql_keeps_its_promises_under_pgbench() -> Result<()> {
             assert_eq!(run(runtime, &options, &format!("{START}{LOOK}"))?, "100\nt\n");
         }
     }
+    Ok(())
+}
+
+/// On a network, to a client of runc.
+#[test]
+fn postgresql_serves_a_client_with_another_runtime() -> Result<()> {
+    let _order = together();
+    const SERVE: &str = "
+        export LC_ALL=C PATH=/usr/lib/postgresql/15/bin:$PATH PGDATA=/tmp/db; cd /tmp
+        initdb --no-sync --auth trust >/dev/null; echo host all all all trust >>$PGDATA/pg_hba.conf
+        exec postgres -c listen_addresses='*' -c unix_socket_directories=/tmp -c fsync=off";
+    const ASK: &str = "
+        export PGHOST=database PGUSER=postgres PGDATABASE=postgres; psql -qc 'create table history (client int)'
+        echo 'insert into history values (:client_id);' >/tmp/insert
+        pgbench --no-vacuum --client 4 --transactions 25 --file /tmp/insert 2>/dev/null | grep -E 'actually|failed'
+        psql -Atc 'select count(*), count(distinct client) from history'
+        psql -Atc \"select repeat('y', 3000000)\" | tr -d '\\n' | wc -c";
+    let network = Network::new("served", &["--subnet", "10.78.13.0/24"])?;
+    let serve = ["run", "--detach", "--network", "served", "--name", "database", "--user", "postgres"];
+    let serve = serve.iter().chain(&["--memory", "1g", "--shm-size", "256m", IMAGE, "sh", "-euc", SERVE]);
+    let docker = engine()?;
+    docker.call(serve)?.expect(0)?;
+    let server = docker.existing("database");
+    Deadline::after(PATIENCE)?.wait_for("PostgreSQL", || {
+        ensure!(server.inspect(".State.Running")? == "true", "{:?}", server.call(&["logs"])?);
+        Ok(server.call(&["logs"])?.stderr.contains("ready to accept connections").then_some(()))
+    })?;
+    let ask = ["run", "--rm", "--network", network.name, "--runtime", "runc", IMAGE, "sh", "-euc", ASK];
+    assert_eq!(
+        docker.call_within(PATIENCE, ask, "")?.expect(0)?.stdout,
+        "number of transactions actually processed: 100/100\nnumber of failed transactions: 0 (0.000%)\n\
+         100|4\n3000000\n"
+    );
     Ok(())
 }
 

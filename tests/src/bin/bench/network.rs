@@ -59,16 +59,8 @@ impl Figures {
         ip(&format!("neigh replace 10.77.{number}.2 lladdr {} dev {peer}", namespace.mac()))?;
         let (half, most) = latency(&to)?;
         Ok(Self(vec![
-            (
-                "TCP to the container (noisy)",
-                "MiB/s, TCG",
-                stream(&runtime, &host, "nc HOST PORT >/dev/null", true)?,
-            ),
-            (
-                "TCP from the container (noisy)",
-                "MiB/s, TCG",
-                stream(&runtime, &host, &format!("head -c {STREAM} /dev/zero | nc HOST PORT"), false)?,
-            ),
+            ("TCP to the container (noisy)", "MiB/s, TCG", stream(&runtime, &host, true)?),
+            ("TCP from the container (noisy)", "MiB/s, TCG", stream(&runtime, &host, false)?),
             ("datagrams of 64 bytes from the container (noisy)", "1/s, TCG", datagrams(&runtime, &host)?),
             ("a byte and back, median (noisy)", "us, TCG", half),
             ("a byte and back, 99th of 100 (noisy)", "us, TCG", most),
@@ -90,11 +82,11 @@ fn started(runtime: &Runtime<'_>) -> Result<f64> {
     Ok(median(all))
 }
 
-/// MiB in a second, of a connection that a command in the container makes.
-fn stream(runtime: &Runtime<'_>, host: &str, command: &str, is_inward: bool) -> Result<f64> {
+/// MiB in a second, of a connection that a program in the container makes.
+fn stream(runtime: &Runtime<'_>, host: &str, is_inward: bool) -> Result<f64> {
     let listener = TcpListener::bind((host, 0))?;
-    let port = listener.local_addr()?.port();
-    let command = command.replace("HOST", host).replace("PORT", &port.to_string());
+    let to = listener.local_addr()?;
+    let command = format!("probe stream {to} {}", if is_inward { 0 } else { STREAM });
     std::thread::scope(|scope| {
         let ended = scope.spawn(|| runtime.call(&["exec", "c1", "sh", "-c", &command]));
         let (mut connection, _) = listener.accept()?;

@@ -40,6 +40,8 @@ const USAGE: &str = "usage: probe COMMAND [ARGUMENT]...
   udp ADDRESS:PORT         stdin as one datagram, and what is answered to stdout
   datagrams ADDRESS:PORT COUNT BYTES
                            so many by UDP, as fast as they go
+  stream ADDRESS:PORT BYTES
+                           so many by TCP, then what is answered to its end, to nowhere
   echo PORT [GROUP]        answer over TCP and UDP with what comes, for ever, to a multicast group too
   signals                  print each signal that comes; ends at SIGTERM";
 
@@ -56,6 +58,7 @@ fn main() -> Result<()> {
         "connect" => streams::connect(argument(1)?),
         "hold" => streams::hold(),
         "udp" => streams::udp(argument(1)?),
+        "stream" => streams::stream(argument(1)?, number(2)?),
         "datagrams" => streams::datagrams(argument(1)?, number(2)?, number(3)?),
         "echo" => {
             let group = arguments.get(2).map(|group| group.parse().context("group")).transpose()?;
