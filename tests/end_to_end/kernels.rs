@@ -132,8 +132,8 @@ const SECTIONS: &[SectionCase] = &[
         &["vm.image is not supported", "remove it"],
     ),
     (
-        |vm| vm["hypervisor"] = json!({ "path": "/bin/true", "parameters": ["-x"] }),
-        &["vm.hypervisor.parameters is not supported", "remove it"],
+        |vm| vm["hypervisor"] = json!({ "path": "/opt/runv-vmm", "parameters": ["-x"] }),
+        &["vm.hypervisor.parameters: the embedded VMM has none", "remove it"],
     ),
     (
         |vm| vm["hypervisor"] = json!({ "path": "/bin/true" }),
@@ -213,6 +213,40 @@ fn the_hypervisor_is_the_bundles_if_the_administrator_names_the_program() -> Res
     let command = ["run", "--config", &config.to_string_lossy(), &bundle.path().to_string_lossy()];
     let finished = Sandbox::command(&command).finish()?.expect_code(0)?;
     assert_eq!(finished.text(), "up\n");
+    Ok(())
+}
+
+/// The guest sees it by what its processor lacks. Only QEMU has parameters.
+#[test]
+fn qemu_is_told_what_the_administrator_lets_a_bundle_say() -> Result<()> {
+    let _order = together();
+    let setup = Setup::get()?;
+    if setup.hypervisor() == Hypervisor::Builtin {
+        println!("the embedded VMM has no parameters: see what_no_bundle_may_choose_is_refused_by_name");
+        return Ok(());
+    }
+    let program = "/usr/bin/qemu-system-x86_64";
+    let told = |parameters: &[&str]| {
+        let bundle = Bundle::shell("grep -c rdrand /proc/cpuinfo || true")?.edit(|spec| {
+            spec["vm"] = json!({
+                "hypervisor": { "path": program, "parameters": parameters },
+                "kernel": { "path": setup.kernel() },
+            });
+        })?;
+        let directory = setup.kernel().parent().context("no directory")?.to_owned();
+        let config = format!(
+            "hypervisor_paths = [{program:?}]\nhypervisor_parameters = [[\"-cpu\", \"max,rdrand=off\"]]\n{}",
+            allowed(&directory)
+        );
+        Sandbox::configured(&bundle, &config)?.finish()
+    };
+    assert_eq!(told(&[])?.expect_code(0)?.text(), "1\n");
+    assert_eq!(told(&["-cpu", "max,rdrand=off"])?.expect_code(0)?.text(), "0\n");
+    let refused = told(&["-cpu", "max,rdrand=off", "-pidfile", "/x"])?.expect_code(1)?.errors();
+    assert!(
+        refused.contains("hypervisor_parameters of the configuration allows begins at word 2, `-pidfile`"),
+        "{refused}"
+    );
     Ok(())
 }
 

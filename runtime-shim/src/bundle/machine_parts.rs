@@ -11,11 +11,11 @@ use oci_spec::runtime::Spec;
 use vmm::hypervisor::select::Choice;
 
 use super::annotations::Annotations;
-use super::vm_section::{self, VmSectionError};
+use super::vm_section::{self, VmSection, VmSectionError};
 use crate::config::{ANNOTATION_PREFIX, Annotation, Config, VmField};
 
 /// The file name of the embedded VMM; another program is a QEMU.
-const BUILTIN: &str = "runv-vmm";
+pub(super) const BUILTIN: &str = "runv-vmm";
 
 /// What was chosen.
 #[derive(Debug, PartialEq, Eq)]
@@ -39,6 +39,8 @@ pub(crate) struct HypervisorChoice {
     pub(crate) vmm: Option<PathBuf>,
     /// QEMU.
     pub(crate) qemu: Option<PathBuf>,
+    /// What QEMU is told besides what the driver tells it.
+    pub(crate) qemu_parameters: Vec<String>,
 }
 
 /// A file of the guest, and who chose it.
@@ -92,7 +94,7 @@ pub(crate) fn machine_parts(
         &config.fixed.kernel_parameters,
     ];
     Ok(MachineParts {
-        hypervisor: hypervisor(annotations, section.hypervisor, config),
+        hypervisor: hypervisor(annotations, &section, config),
         kernel: kernel.choose(),
         initrd: initrd.choose(),
         kernel_parameters: words.concat(),
@@ -100,19 +102,26 @@ pub(crate) fn machine_parts(
 }
 
 /// A program of the section is one that the administrator has named.
-fn hypervisor(annotations: &Annotations, section: Option<&Path>, config: &Config) -> HypervisorChoice {
+fn hypervisor(annotations: &Annotations, section: &VmSection<'_>, config: &Config) -> HypervisorChoice {
     let driver = config.fixed.hypervisor.or(annotations.hypervisor);
     let usual = HypervisorChoice {
         driver: driver.unwrap_or(config.hypervisor),
         vmm: None,
         qemu: config.qemu.path.clone(),
+        qemu_parameters: Vec::new(),
     };
-    match section {
+    match section.hypervisor {
         Some(program) if driver.is_none() && program.ends_with(BUILTIN) => {
             HypervisorChoice { driver: Choice::Builtin, vmm: Some(program.to_owned()), ..usual }
         }
         Some(program) if driver.is_none() => {
-            HypervisorChoice { driver: Choice::Qemu, qemu: Some(program.to_owned()), ..usual }
+            let qemu_parameters = section.hypervisor_parameters.to_vec();
+            HypervisorChoice {
+                driver: Choice::Qemu,
+                qemu: Some(program.to_owned()),
+                qemu_parameters,
+                ..usual
+            }
         }
         _ => usual,
     }

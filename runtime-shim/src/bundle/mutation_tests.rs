@@ -220,6 +220,7 @@ fn use_it(text: &[u8]) -> Result<(), String> {
             VmField::KernelParameters,
         ],
         hypervisor_paths: vec!["/usr/bin/qemu-system-x86_64".into()],
+        hypervisor_parameters: vec![vec!["-cpu".into(), "max".into()]],
         ..Config::default()
     };
     let annotations = Annotations::read(spec, &config).map_err(|error| chain(&error))?;

@@ -5,6 +5,7 @@ use std::path::Path;
 use oci_spec::runtime::{Spec, VM};
 
 use super::kernel_words::{WordError, check_words};
+use super::machine_parts::BUILTIN;
 use crate::config::{Config, VmField};
 
 /// What it says, and the administrator allows.
@@ -12,6 +13,8 @@ use crate::config::{Config, VmField};
 pub(crate) struct VmSection<'a> {
     /// `hypervisor.path`, one of the configuration's.
     pub(crate) hypervisor: Option<&'a Path>,
+    /// `hypervisor.parameters`, made of the configuration's.
+    pub(crate) hypervisor_parameters: &'a [String],
     /// `kernel.path`
     pub(crate) kernel: Option<&'a Path>,
     /// `kernel.initrd`
@@ -40,12 +43,20 @@ pub(crate) enum VmSectionError {
          remove it from the bundle"
     )]
     Image,
-    /// They would be arguments of a program of the host.
+    /// It has a configuration instead of arguments.
+    #[error("vm.hypervisor.parameters: the embedded VMM has none; remove it from the bundle")]
+    Parameterless,
+    /// They are arguments of a program of the host.
     #[error(
-        "vm.hypervisor.parameters is not supported: no program of the host is given arguments by a bundle; \
-         remove it from the bundle"
+        "vm.hypervisor.parameters: nothing that hypervisor_parameters of the configuration allows begins at \
+         word {index}, `{word}`"
     )]
-    HypervisorParameters,
+    HypervisorParameter {
+        /// The first that does not fit, counted from 0.
+        index: usize,
+        /// It.
+        word: String,
+    },
     /// The administrator does not want it.
     #[error(
         "{field} is not allowed here; the key allow_vm_section of the configuration can allow it (\"{}\")",
@@ -71,11 +82,11 @@ pub(crate) fn check(spec: &Spec) -> Result<(), VmSectionError> {
     if vm.image().is_some() {
         return Err(VmSectionError::Image);
     }
-    let given = vm.hypervisor().as_ref().and_then(|hypervisor| hypervisor.parameters().as_ref());
-    if given.is_some_and(|parameters| !parameters.is_empty()) {
-        return Err(VmSectionError::HypervisorParameters);
-    }
     let all = of(vm);
+    let is_builtin = all.hypervisor.is_some_and(|path| path.ends_with(BUILTIN));
+    if is_builtin && !all.hypervisor_parameters.is_empty() {
+        return Err(VmSectionError::Parameterless);
+    }
     for (field, path) in
         [(VmField::Hypervisor, all.hypervisor), (VmField::Kernel, all.kernel), (VmField::Initrd, all.initrd)]
     {
@@ -104,19 +115,34 @@ pub(crate) fn read<'a>(spec: &'a Spec, config: &Config) -> Result<VmSection<'a>,
             return Err(VmSectionError::NotAllowed { field });
         }
     }
-    match all.hypervisor {
-        Some(path)
-            if !config.hypervisor_paths.iter().any(|allowed| allowed.as_os_str() == path.as_os_str()) =>
-        {
-            Err(VmSectionError::Hypervisor(path.to_string_lossy().into_owned()))
-        }
-        _ => Ok(all),
+    let is_named =
+        |path: &Path| config.hypervisor_paths.iter().any(|named| named.as_os_str() == path.as_os_str());
+    if let Some(path) = all.hypervisor.filter(|path| !is_named(path)) {
+        return Err(VmSectionError::Hypervisor(path.to_string_lossy().into_owned()));
     }
+    check_hypervisor_parameters(all.hypervisor_parameters, &config.hypervisor_parameters)?;
+    Ok(all)
+}
+
+/// Whether `words` are some of the sequences `allowed`, one behind the other. Where two of them begin in the same way, the
+/// longer one is meant.
+fn check_hypervisor_parameters(words: &[String], allowed: &[Vec<String>]) -> Result<(), VmSectionError> {
+    let mut rest = words;
+    while let Some(word) = rest.first() {
+        let fitting = allowed.iter().filter_map(|sequence| rest.strip_prefix(sequence.as_slice()));
+        rest = fitting.min_by_key(|left| left.len()).filter(|left| left.len() < rest.len()).ok_or_else(
+            || VmSectionError::HypervisorParameter { index: words.len() - rest.len(), word: word.clone() },
+        )?;
+    }
+    Ok(())
 }
 
 fn of(vm: &VM) -> VmSection<'_> {
+    let hypervisor = vm.hypervisor().as_ref();
+    let parameters = hypervisor.and_then(|hypervisor| hypervisor.parameters().as_deref());
     VmSection {
-        hypervisor: vm.hypervisor().as_ref().map(|hypervisor| hypervisor.path().as_path()),
+        hypervisor: hypervisor.map(|hypervisor| hypervisor.path().as_path()),
+        hypervisor_parameters: parameters.unwrap_or_default(),
         kernel: Some(vm.kernel().path().as_path()),
         initrd: vm.kernel().initrd().as_deref().map(Path::new),
         kernel_parameters: vm.kernel().parameters().as_deref().unwrap_or_default(),
@@ -179,12 +205,47 @@ mod tests {
     }
 
     #[test]
+    fn a_hypervisor_is_told_what_the_administrator_has_written_down() {
+        let words = |words: &[&str]| words.iter().map(ToString::to_string).collect::<Vec<_>>();
+        let allowed = [words(&["-a", "1"]), words(&["-b"]), words(&["-b", "2"])];
+        for fitting in [&[][..], &["-a", "1"], &["-b", "2", "-b", "-a", "1", "-b"]] {
+            assert_eq!(check_hypervisor_parameters(&words(fitting), &allowed), Ok(()), "{fitting:?}");
+        }
+        for (index, bad) in [
+            (0, &["-c"][..]),
+            (0, &["-a"]),
+            (0, &["-a", "2"]),
+            (0, &["1", "-a"]),
+            (2, &["-a", "1", "2"]),
+            (1, &["-b", ""]),
+        ] {
+            let error = check_hypervisor_parameters(&words(bad), &allowed).unwrap_err();
+            assert_eq!(error, VmSectionError::HypervisorParameter { index, word: bad[index].to_owned() });
+        }
+        let config = Config {
+            allow_vm_section: vec![VmField::Hypervisor, VmField::Kernel],
+            hypervisor_paths: vec!["/q".into()],
+            hypervisor_parameters: allowed.to_vec(),
+            ..Config::default()
+        };
+        let told = |parameters: Value| {
+            let section =
+                json!({"hypervisor": {"path": "/q", "parameters": parameters}, "kernel": {"path": "/k"}});
+            let spec = spec(&section);
+            read(&spec, &config).map(|section| section.hypervisor_parameters.to_vec())
+        };
+        assert_eq!(told(json!(["-b"])), Ok(words(&["-b"])));
+        let refused = told(json!(["-b", "-drive"])).unwrap_err().to_string();
+        assert!(refused.ends_with("configuration allows begins at word 1, `-drive`"), "{refused}");
+    }
+
+    #[test]
     fn what_can_never_be_is_told_by_field() {
         for (change, expected) in [
             (json!({"image": {"path": "/i", "format": "raw"}}), "vm.image is not supported: "),
             (
-                json!({"hypervisor": {"path": "/q", "parameters": ["-x"]}}),
-                "vm.hypervisor.parameters is not supp",
+                json!({"hypervisor": {"path": "/x/runv-vmm", "parameters": ["-x"]}}),
+                "vm.hypervisor.parameters: the embedded VMM has none",
             ),
             (json!({"hypervisor": {"path": "q"}}), "vm.hypervisor.path `q` is not an absolute path"),
             (json!({"kernel": {"path": ""}}), "vm.kernel.path `` is not an absolute path"),

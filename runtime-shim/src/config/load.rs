@@ -96,6 +96,7 @@ mod tests {
             allow_vm_section = ["hypervisor", "kernel", "initrd", "kernel_parameters"]
             kernel_directories = ["/kernels"]
             hypervisor_paths = ["/q"]
+            hypervisor_parameters = [["-a", "b"]]
             debug = true
             software_emulation = "deny"
             boot_timeout_seconds = 7
@@ -116,6 +117,7 @@ mod tests {
         assert_eq!((config.allow_annotations.len(), config.allow_vm_section.len()), (5, 4));
         assert_eq!(config.kernel_directories, [Path::new("/kernels")]);
         assert_eq!(config.hypervisor_paths, [Path::new("/q")]);
+        assert_eq!(config.hypervisor_parameters, [["-a", "b"]]);
         assert_eq!(config.kernel_parameters, ["a=b"]);
         assert_eq!(config.software_emulation, EmulationPolicy::Deny);
         assert_eq!(config.boot_timeout(Emulated::Yes).as_secs(), 7);
@@ -154,6 +156,10 @@ mod tests {
             ("allow_vm_section = [\"image\"]", "c.toml:1: unknown variant `image`"),
             ("kernel_directories = [\"kernels\"]", "c.toml: kernel_directories must be absolute"),
             ("hypervisor_paths = [\"qemu\"]", "c.toml: hypervisor_paths must be absolute"),
+            (
+                "hypervisor_parameters = [[]]",
+                "c.toml: hypervisor_parameters must be lists of words that are not",
+            ),
             ("hypervisor = \"xen\"", "c.toml:1: unknown variant `xen`"),
             ("boot_timeout_seconds = 0", "c.toml:1: invalid value: integer `0`"),
             ("cpus = \"many\"", "c.toml:1: invalid type: string \"many\", expected i64 in `cpus = \"many\"`"),

@@ -70,6 +70,9 @@ pub(crate) struct Config {
     /// Programs that a bundle may choose as its hypervisor.
     #[serde(default)]
     pub(crate) hypervisor_paths: Vec<PathBuf>,
+    /// What a bundle may tell such a program, if it is a QEMU: sequences of words, to be taken whole.
+    #[serde(default)]
+    pub(crate) hypervisor_parameters: Vec<Vec<String>>,
     /// What the command line says, whatever a bundle needs.
     #[serde(skip)]
     pub(crate) fixed: Fixed,
@@ -107,6 +110,7 @@ impl Default for Config {
             allow_vm_section: Vec::new(),
             kernel_directories: default_kernel_directories(),
             hypervisor_paths: Vec::new(),
+            hypervisor_parameters: Vec::new(),
             fixed: Fixed::default(),
             debug: false,
             software_emulation: EmulationPolicy::default(),
@@ -149,6 +153,9 @@ impl Config {
         }
         if !self.hypervisor_paths.iter().all(|path| path.is_absolute()) {
             return Err("hypervisor_paths must be absolute paths");
+        }
+        if self.hypervisor_parameters.iter().any(Vec::is_empty) {
+            return Err("hypervisor_parameters must be lists of words that are not empty");
         }
         Ok(())
     }

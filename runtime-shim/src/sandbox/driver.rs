@@ -52,7 +52,10 @@ pub(crate) fn choose(
     }
     let (hypervisor, is_qemu): (Box<dyn Hypervisor>, _) = match selection.driver {
         // That it is missing matters only to a container with a label.
-        Driver::Qemu(qemu) => (Box::new(Qemu { binder: installation.vmm_program().ok(), ..qemu }), true),
+        Driver::Qemu(qemu) => {
+            let (binder, parameters) = (installation.vmm_program().ok(), choice.qemu_parameters.clone());
+            (Box::new(Qemu { binder, parameters, ..qemu }), true)
+        }
         Driver::Builtin => {
             let program = choice.vmm.clone().map_or_else(|| installation.vmm_program(), Ok)?;
             (Box::new(Builtin { program, is_silent: report::is_containers() }), false)

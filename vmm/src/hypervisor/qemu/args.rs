@@ -2,7 +2,8 @@
 //!
 //! No string that somebody else chose meets QEMU's comma syntax: chardevs, machine and CPU are fixed words
 //! and numbers, files are inherited descriptors, and devices and objects are JSON, where a string is quoted
-//! by a serializer. `-append` is not parsed by QEMU at all.
+//! by a serializer. `-append` is not parsed by QEMU at all. (`Qemu::parameters` are another matter: whole arguments, which the
+//! host's administrator has written down.)
 
 use std::num::NonZeroU8;
 use std::os::fd::RawFd;

@@ -73,6 +73,8 @@ pub struct Qemu {
     pub accelerator: Accelerator,
     /// The program `runv-vmm`, which starts a QEMU that has a label, so that it ends with this process nevertheless.
     pub binder: Option<PathBuf>,
+    /// Arguments behind those of the driver, which may undo them: whoever passes them on trusts who chose them.
+    pub parameters: Vec<String>,
 }
 
 impl Hypervisor for Qemu {
@@ -117,7 +119,7 @@ impl Qemu {
     /// A driver for containers without a label; with [`Qemu::binder`], for all.
     #[must_use]
     pub fn new(program: PathBuf, accelerator: Accelerator) -> Self {
-        Self { program, accelerator, binder: None }
+        Self { program, accelerator, binder: None, parameters: Vec::new() }
     }
 
     /// The command as far as QEMU's own arguments. Unlike the embedded VMM, QEMU outlives its connection to this process.
@@ -190,8 +192,13 @@ impl Qemu {
             balloon: config.own_balloon,
         })
         .map_err(|error| StartError::Config(error.to_string()))?;
-        tracing::debug!(program = %self.program.display(), ?arguments, "starting QEMU");
-        command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        tracing::debug!(program = %self.program.display(), ?arguments, parameters = ?self.parameters, "starting QEMU");
+        command
+            .args(arguments)
+            .args(&self.parameters)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped());
         inherited.apply(&mut command).map_err(host("number QEMU's descriptors"))?;
         Ok(command)
     }
