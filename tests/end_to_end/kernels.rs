@@ -238,7 +238,11 @@ fn qemu_is_told_what_the_administrator_lets_a_bundle_say() -> Result<()> {
             "hypervisor_paths = [{program:?}]\nhypervisor_parameters = [[\"-cpu\", \"max,rdrand=off\"]]\n{}",
             allowed(&directory)
         );
-        Sandbox::configured(&bundle, &config)?.finish()
+        let file = bundle.path().join("qemu.toml");
+        fs::write(&file, config)?;
+        // Without `--hypervisor`, which would be in the section's place.
+        Sandbox::command(&["run", "--config", &file.to_string_lossy(), &bundle.path().to_string_lossy()])
+            .finish()
     };
     assert_eq!(told(&[])?.expect_code(0)?.text(), "1\n");
     assert_eq!(told(&["-cpu", "max,rdrand=off"])?.expect_code(0)?.text(), "0\n");
