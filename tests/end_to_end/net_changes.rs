@@ -143,13 +143,16 @@ fn the_first_interface_may_come_between_create_and_start_or_later() -> Result<()
     give("eth1", 22)?;
     shows(&runv, "ip addr show eth1", "inet 10.79.22.2/24")?;
     said(&runv, "ping -c 1 -W 5 10.79.22.1")?;
-    // One for which there is no device is told of.
+    // One for which there is no device is told of, and gets one when another has given its back.
     give("eth2", 23)?;
     Deadline::generous()?.wait_for("a warning", || {
         Ok(runv.read("err").contains("runv: warning: the interface eth2 has come").then_some(()))
     })?;
+    ip("link del first22")?;
+    shows(&runv, "ip addr show eth2", "inet 10.79.23.2/24")?;
+    said(&runv, "ping -c 1 -W 5 10.79.23.1")?;
     runv.call(&["delete", "--force", "c1"])?.expect(0)?;
     Deadline::generous()?
-        .wait_for("the veth's end", || Ok(ip("link show first22").is_err().then_some(())))?;
+        .wait_for("the veth's end", || Ok(ip("link show first23").is_err().then_some(())))?;
     census.restored(Deadline::after(Duration::from_secs(5))?)
 }

@@ -98,6 +98,8 @@ pub(crate) struct Live {
     known: Vec<Link>,
     /// What the agent has been asked for, in that order.
     requests: Vec<Vec<u8>>,
+    /// Whether it may not have done all of it.
+    is_behind: bool,
 }
 
 /// Interfaces that are to be taken from the guest, and given to it.
@@ -119,8 +121,9 @@ fn difference(known: &[Link], now: &[Link]) -> Difference {
     }
 }
 
-/// What makes `now` of what `before` has made, where the interfaces `away` have gone, though others may have their numbers.
-fn changes(before: &[Vec<u8>], now: &[Vec<u8>], away: &[u32]) -> Vec<Vec<u8>> {
+/// What makes `now` of what `before` has made, as far as nothing `is_behind`, where the interfaces `away` have gone, though others
+/// may have their numbers.
+fn changes(before: &[Vec<u8>], now: &[Vec<u8>], away: &[u32], is_behind: bool) -> Vec<Vec<u8>> {
     let subjects: HashSet<_> = now.iter().map(|request| survey::subject(request)).collect();
     let is_gone = |request: &&Vec<u8>| {
         !subjects.contains(&survey::subject(request))
@@ -129,7 +132,7 @@ fn changes(before: &[Vec<u8>], now: &[Vec<u8>], away: &[u32]) -> Vec<Vec<u8>> {
     // What was made last may depend on what was made first.
     let mut requests: Vec<_> =
         before.iter().rev().filter(is_gone).filter_map(|request| survey::undo(request)).collect();
-    let is_whole = requests.is_empty() && away.is_empty();
+    let is_whole = requests.is_empty() && away.is_empty() && !is_behind;
     let is_new = |request: &&Vec<u8>| !before.contains(*request) || !is_whole && !survey::is_rule(request);
     requests.extend(now.iter().filter(is_new).cloned());
     requests
@@ -172,7 +175,7 @@ impl Watch {
 
 impl Live {
     pub(super) fn new(redirect: Redirect, slots: Vec<Slot>, known: Vec<Link>, requests: &[Vec<u8>]) -> Self {
-        Self { redirect, slots, known, requests: requests.to_vec() }
+        Self { redirect, slots, known, requests: requests.to_vec(), is_behind: false }
     }
 
     /// Passes changes of the calling thread's network namespace on to the guest's container, for as long as this process lives.
@@ -209,7 +212,9 @@ impl Live {
         let Difference { gone, come } = difference(&self.known, &now);
         let removed = gone.iter().map(|link| self.release(link)).collect::<Result<Vec<_>, _>>()?;
         let mut interfaces = Vec::new();
-        for link in come {
+        let waiting = self.waiting_for_a_device(come.len());
+        self.known.retain(|link| !waiting.contains(link));
+        for link in come.into_iter().chain(waiting) {
             interfaces.extend(self.assign(&link)?);
             self.known.push(link);
         }
@@ -218,7 +223,7 @@ impl Live {
         let all = survey::requests(&now).map_err(UpdateError::Survey)?;
         let removed: Vec<_> = removed.into_iter().flatten().collect();
         let away: Vec<_> = removed.iter().map(|interface| interface.index).collect();
-        let requests = changes(&self.requests, &all, &away);
+        let requests = changes(&self.requests, &all, &away, self.is_behind);
         self.requests = all;
         if removed.is_empty() && interfaces.is_empty() && requests.is_empty() && resolver.is_none() {
             return Ok(());
@@ -226,6 +231,7 @@ impl Live {
         let network =
             proto::Network { interfaces, requests, resolver: resolver.into(), ..Default::default() };
         let container_id = container_id.to_owned();
+        self.is_behind = true;
         ask(
             directory,
             &proto::UpdateNetworkRequest {
@@ -234,7 +240,16 @@ impl Live {
                 network: Some(network).into(),
                 ..Default::default()
             },
-        )
+        )?;
+        self.is_behind = false;
+        Ok(())
+    }
+
+    /// Interfaces for which there was no device, as far as there are some now, but for `wanted` of them.
+    fn waiting_for_a_device(&self, wanted: usize) -> Vec<Link> {
+        let free = self.slots.iter().filter(|slot| slot.used_by.is_none()).count();
+        let has_none = |link: &&Link| self.slots.iter().all(|slot| slot.used_by != Some(link.index));
+        self.known.iter().filter(has_none).take(free.saturating_sub(wanted)).cloned().collect()
     }
 
     /// docker has one in the namespace as soon as the container is on a network of one's own.
@@ -348,19 +363,21 @@ mod tests {
             [request(16, 1), request(20, 1), request(24, 1), request(24, 2), request(32, 1)];
         let taken_back = |request: &[u8]| survey::undo(request).unwrap();
         let before = [address.clone(), up.clone(), route.clone(), rule.clone()];
-        assert_eq!(changes(&before, &before, &[]), Vec::<Vec<u8>>::new());
+        assert_eq!(changes(&before, &before, &[], false), Vec::<Vec<u8>>::new());
         // What is new does not touch what is there.
         let now = [address.clone(), up.clone(), route.clone(), other.clone(), rule.clone()];
-        assert_eq!(changes(&before, &now, &[]), std::slice::from_ref(&other));
+        assert_eq!(changes(&before, &now, &[], false), std::slice::from_ref(&other));
         // A rule is made once.
         let now = [up.clone(), other.clone(), rule.clone()];
         let expected = [taken_back(&route), taken_back(&address), up.clone(), other];
-        assert_eq!(changes(&before, &now, &[]), expected);
+        assert_eq!(changes(&before, &now, &[], false), expected);
         // An interface that has gone need not be brought down; what depends on it may be there still.
         assert_eq!(
-            changes(&before, std::slice::from_ref(&rule), &[7]),
+            changes(&before, std::slice::from_ref(&rule), &[7], false),
             [taken_back(&route), taken_back(&address)]
         );
-        assert_eq!(changes(&before, &before, &[7]), [address, up, route]);
+        assert_eq!(changes(&before, &before, &[7], false), [address.clone(), up.clone(), route.clone()]);
+        // What may not have been done is done once more.
+        assert_eq!(changes(&before, &before, &[], true), [address, up, route]);
     }
 }
