@@ -92,7 +92,7 @@ async fn connections(listener: TcpListener, port: u32, permits: Arc<Semaphore>) 
             Ok((connection, _)) => {
                 let Ok(permit) = Arc::clone(&permits).try_acquire_owned() else { continue };
                 tokio::spawn(async move {
-                    relay(connection, port).await;
+                    relay(Box::new(connection), port, None).await;
                     drop(permit);
                 });
             }

@@ -73,7 +73,7 @@ impl Containers {
                 Source::Socket(socket) => Some(socket),
                 _ => None,
             });
-            let relays = Relays::start(plan.places.sockets.clone(), sockets).map_err(|error| {
+            let relays = Relays::start(&plan.places.sockets, sockets).map_err(|error| {
                 Failure::new(FailureKind::Mount, format!("cannot listen for a socket of the host: {error}"))
             })?;
             let (init, resolver) = self.build_in(&cgroup, &plan, stdio).await?;
@@ -175,13 +175,12 @@ fn supervised(
         cgroup,
         limits,
         final_oom_kills: OnceLock::new(),
-        _sockets: sockets,
         resolver: Mutex::new(resolver),
         status: Status::Created.into(),
         control: Some(control).into(),
         others: Mutex::default(),
     });
-    tokio::spawn(end::supervise(Arc::clone(&container), relays));
+    tokio::spawn(end::supervise(Arc::clone(&container), relays, sockets));
     container
 }
 

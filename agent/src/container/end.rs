@@ -9,12 +9,13 @@ use crate::failure::{Failure, FailureKind};
 use crate::kmsg;
 use crate::process::stdio::Relays;
 use crate::reaper::Exit;
+use crate::sockets;
 
 /// Waits for the init's end, then clears up.
 ///
 /// With a pid namespace of its own all its processes have died with the init. Without one, those that are
 /// left are killed: a container is over when its init is.
-pub(super) async fn supervise(container: Arc<Container>, relays: Relays) {
+pub(super) async fn supervise(container: Arc<Container>, relays: Relays, sockets: sockets::Relays) {
     let Some(exit) = container.init.exited().await else { return };
     container.set_status(Status::Stopped);
     kmsg::debug(|| format!("container {:?}: {exit:?}", container.id));
@@ -22,7 +23,7 @@ pub(super) async fn supervise(container: Arc<Container>, relays: Relays) {
     if let Err(error) = clear(&container.cgroup).await {
         kmsg::error(&Failure::from_error(FailureKind::System, &error));
     }
-    relays.finish().await;
+    tokio::join!(relays.finish(), sockets.finish());
     container.init.settle(exit);
 }
 

@@ -32,7 +32,6 @@ use crate::process::running::Running;
 use crate::reaper::Reaper;
 use crate::resolver::Serving;
 use crate::security::identity_map::IdentityMap;
-use crate::sockets::Relays;
 use crate::streams::Streams;
 
 /// Containers that one guest may hold.
@@ -75,8 +74,6 @@ pub struct Container {
     limits: Limits,
     /// Of its cgroup, once the init has ended.
     final_oom_kills: OnceLock<u64>,
-    /// Of the host's sockets.
-    _sockets: Relays,
     /// In its network namespace.
     resolver: Mutex<Option<Serving>>,
     status: Mutex<Status>,

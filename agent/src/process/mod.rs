@@ -23,7 +23,7 @@ pub mod join;
 pub mod lifeline;
 pub mod list;
 mod newcomer;
-mod relay;
+pub(crate) mod relay;
 mod relay_sockets;
 pub mod running;
 pub mod settings;

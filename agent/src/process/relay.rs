@@ -9,6 +9,7 @@
 #![allow(unsafe_code, reason = "_exit of a process that shares the agent's exit handlers")]
 
 use std::convert::Infallible;
+use std::ffi::CStr;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
@@ -70,9 +71,10 @@ impl Streams {
     }
 }
 
-/// The relay of one process, as the agent sees it. Dropped, it is told that the process has ended.
+/// The relay of one process, as the agent sees it. Dropped, it is told that the process has ended. That of a container's
+/// sockets (`crate::sockets`) is one, too.
 #[derive(Debug)]
-pub(super) struct Relay(UnixStream);
+pub(crate) struct Relay(UnixStream);
 
 impl Relay {
     /// Starts it, unless there is nothing to relay.
@@ -84,15 +86,24 @@ impl Relay {
         if streams.is_empty() {
             return Ok(None);
         }
+        Self::of(c"stdio", |agent| relay(streams, agent)).map(Some)
+    }
+
+    /// Starts one whose life is `relay`, with the end of its connection to the agent.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Relay::start`].
+    pub(crate) fn of(name: &CStr, relay: impl FnOnce(OwnedFd) -> io::Result<()>) -> io::Result<Self> {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         let (agent, end) = socketpair(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
-        Clone3 { namespaces: 0, cgroup: None, parent: Parent::Caller }.spawn(|| live(streams, end))?;
-        Ok(Some(Self(UnixStream::from_std(agent.into())?)))
+        Clone3 { namespaces: 0, cgroup: None, parent: Parent::Caller }.spawn(|| live(name, || relay(end)))?;
+        Ok(Self(UnixStream::from_std(agent.into())?))
     }
 
     /// Tells it that nothing new can come, and waits until it has handed on what the pipes hold. It has ended, or does so
     /// once the shim has closed the streams.
-    pub(super) async fn finish(mut self) {
+    pub(crate) async fn finish(mut self) {
         // It may have been killed: in a pid namespace that it shares with a container, that can be.
         let told = shutdown(&self.0, Shutdown::Write);
         while told.is_ok() && matches!(self.0.read(&mut [0]).await, Ok(1..)) {}
@@ -122,15 +133,15 @@ impl Control {
 }
 
 /// The relay's whole life. It has been forked from a process with one thread, and may have as many as it likes.
-fn live(streams: Streams, agent: OwnedFd) -> Infallible {
+fn live(name: &CStr, relay: impl FnOnce() -> io::Result<()>) -> Infallible {
     // As with the processes of containers (`workload::begin`): some may see this one.
     let hidden = set_dumpable_behavior(DumpableBehavior::NotDumpable);
     // Of a closed pipe it hears by EPIPE.
     let deaf = SigSet::all().thread_block();
     if hidden.is_ok() && deaf.is_ok() {
-        let _ = rustix::thread::set_name(c"stdio");
+        let _ = rustix::thread::set_name(name);
         // What could not be relayed is closed, which the workload and the shim notice.
-        let _ = relay(streams, agent);
+        let _ = relay();
     }
     // SAFETY: ends the process at once, without running what the agent registered for its own end.
     unsafe { libc::_exit(0) }

@@ -202,7 +202,7 @@ fn become_user(process: &ProcessSpec, identity: &Identity) -> Result<(), Failure
 }
 
 /// Closes what the agent's copy has open, so that an init that waits holds no connection of others.
-pub(super) fn close_all_but<'a>(keep: impl Iterator<Item = BorrowedFd<'a>>) {
+pub(crate) fn close_all_but<'a>(keep: impl Iterator<Item = BorrowedFd<'a>>) {
     let mut keep: Vec<u32> = keep.map(|file| file.as_raw_fd().unsigned_abs()).collect();
     keep.sort_unstable();
     let mut first = 3;

@@ -150,13 +150,14 @@ fn left() {
     });
 }
 
-/// A TCP socket whose close takes its time, as its peer does not read: as long as this has the peer.
-fn lingering() -> (OwnedFd, std::net::TcpStream) {
+/// A TCP socket whose close takes its time, as its peer does not read: as long as this has the peer, and no longer than
+/// `time`.
+pub(crate) fn lingering(time: Duration) -> (OwnedFd, std::net::TcpStream) {
     use std::io::Write;
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let mut near = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
     let (far, _) = listener.accept().unwrap();
-    set_socket_linger(&near, Some(Duration::from_secs(1000))).unwrap();
+    set_socket_linger(&near, Some(time)).unwrap();
     near.set_nonblocking(true).unwrap();
     while near.write(&[0; 1 << 16]).is_ok() {}
     near.set_nonblocking(false).unwrap();
@@ -173,7 +174,7 @@ fn held() {
         // In the workload's stead.
         let process = pidfd_open(container.pid(), PidfdFlags::empty()).unwrap();
         let socket = pidfd_getfd(process, 3, PidfdGetfdFlags::empty()).unwrap();
-        let (slow, far) = lingering();
+        let (slow, far) = lingering(Duration::from_secs(1000));
         agent::sys::pass::send(&socket, slow.as_fd()).unwrap();
         drop(slow);
         // It has been read, or cannot be.

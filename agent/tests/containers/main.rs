@@ -25,6 +25,7 @@ mod process;
 mod resources;
 mod rights;
 mod rpc;
+mod sockets;
 mod stdio;
 mod terminal;
 mod upper;
@@ -38,7 +39,7 @@ fn main() {
     let mut arguments = Arguments::from_args();
     arguments.test_threads = Some(1);
     guest::enter();
-    let groups: [(&str, &[Test]); 15] = [
+    let groups: [(&str, &[Test]); 16] = [
         ("descriptors", descriptors::TESTS),
         ("errors", errors::TESTS),
         ("exec", exec::TESTS),
@@ -51,6 +52,7 @@ fn main() {
         ("resources", resources::TESTS),
         ("rights", rights::TESTS),
         ("rpc", rpc::TESTS),
+        ("sockets", sockets::TESTS),
         ("stdio", stdio::TESTS),
         ("terminal", terminal::TESTS),
         ("upper", upper::TESTS),
