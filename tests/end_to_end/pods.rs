@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use e2e::{Bundle, Census, Deadline, Runtime, alone, together};
+use rustix::fs::{CWD, FileType, Mode, mknodat};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
@@ -346,6 +347,35 @@ fn the_end_of_the_machine_ends_its_members_with_an_error_that_says_so() -> Resul
         late.refused("(ipc) names, has stopped")?;
         runv.call(&["delete", "infra"])?.expect(0)?;
     }
+    Ok(())
+}
+
+/// The machine's monitor does not know of its container's end as long as nobody takes the last of the output.
+#[test]
+fn a_second_kill_is_heard_while_the_output_of_the_first_containers_is_not_read() -> Result<()> {
+    let _order = together();
+    let bundle = Bundle::shell("echo started >/started; exec cat /dev/zero")?;
+    let runv = Runtime::new(&bundle)?;
+    let output = bundle.path().join("out");
+    mknodat(CWD, &output, FileType::Fifo, Mode::from_raw_mode(0o600), 0)?;
+    // For both, so that nobody is waited for.
+    let reader = File::options().read(true).write(true).open(&output)?;
+    ensure!(runv.start_to_leave(&["create", "--pid-file", "pid", "infra"])?.wait()?.success(), "not created");
+    runv.call(&["start", "infra"])?.expect(0)?;
+    let other = joining(UNTIL_TERM, &runv.read("pid"), POD)?;
+    let member = member_of(&runv, "app", &other)?;
+    runv.wait_for_text("rootfs/started", "started")?;
+    runv.call(&["kill", "infra", "KILL"])?.expect(0)?;
+    Deadline::generous()?.wait_for("the container's end", || {
+        Ok((runv.call(&["exec", "infra", "true"])?.code != 0).then_some(()))
+    })?;
+    assert_eq!(runv.state("infra")?["status"], "running");
+    runv.call(&["kill", "infra", "KILL"])?.expect(0)?;
+    // Nor does anything happen to the member yet.
+    assert_eq!(member.state("app")?["status"], "running");
+    drop(reader);
+    member.wait_for_status("app", "stopped")?;
+    runv.wait_for_status("infra", "stopped")?;
     Ok(())
 }
 

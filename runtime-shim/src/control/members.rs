@@ -81,6 +81,26 @@ struct State {
     last: u32,
     living: BTreeSet<u32>,
     stage: Stage,
+    /// The machine is not to live on for its members.
+    is_unwanted: bool,
+}
+
+impl State {
+    /// The container for which the machine was made has ended.
+    fn close(&mut self) {
+        self.stage = if self.is_unwanted { Stage::Ending } else { Stage::Lingering };
+    }
+
+    /// The machine is to end, now that its container has. Whether somebody is in it, and it had not been to end before.
+    fn end_for_members(&mut self) -> bool {
+        let is_news = !self.living.is_empty() && self.stage != Stage::Ending && !self.is_unwanted;
+        self.is_unwanted |= is_news;
+        // Until the monitor knows of the container's end itself, what it does then is all that changes.
+        if is_news && self.stage == Stage::Lingering {
+            self.stage = Stage::Ending;
+        }
+        is_news
+    }
 }
 
 /// Of the machine's life.
@@ -115,7 +135,7 @@ impl Members {
 
     /// The container for which the machine was made has ended: nobody comes in any more.
     pub(crate) fn close(&self) {
-        self.state().stage = Stage::Lingering;
+        self.state().close();
     }
 
     /// Whether the machine lives on for somebody. It polls readable when that may have changed.
@@ -138,12 +158,13 @@ impl Members {
         self.changed.notify_all();
     }
 
-    /// Has the machine end, if it only lives on for its members.
+    /// Has the machine end, if it only lives on for its members. Whoever asks has it from the agent that the container has
+    /// ended; that it is so need not have come to the monitor yet, which may wait for who reads the container's output.
     pub(super) fn end_machine(&self) -> Answer {
-        if !self.keep_the_machine() {
+        if !self.state().end_for_members() {
             return failed(&io::Error::other("container not running"));
         }
-        self.end();
+        self.changed.notify_all();
         self.wake();
         Answer::Done
     }
@@ -264,4 +285,41 @@ fn place_of(number: u32) -> PathBuf {
 
 fn failed(error: &dyn std::error::Error) -> Answer {
     Answer::Failed { message: cut(&report::chain(error)), exit_code: exit_code::OWN_ERROR }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn with_members() -> State {
+        State { living: BTreeSet::from([1]), ..State::default() }
+    }
+
+    #[test]
+    fn a_machine_lives_on_for_its_members_until_it_is_to_end() {
+        let mut state = with_members();
+        state.close();
+        assert_eq!(state.stage, Stage::Lingering);
+        assert!(state.end_for_members());
+        assert_eq!(state.stage, Stage::Ending);
+        assert!(!state.end_for_members());
+    }
+
+    #[test]
+    fn one_that_is_to_end_before_its_monitor_knows_why_does_so_then() {
+        let mut state = with_members();
+        assert!(state.end_for_members());
+        assert_eq!(state.stage, Stage::Open);
+        assert!(!state.end_for_members());
+        state.close();
+        assert_eq!(state.stage, Stage::Ending);
+    }
+
+    #[test]
+    fn one_without_members_ends_with_its_container() {
+        let mut state = State::default();
+        assert!(!state.end_for_members());
+        state.close();
+        assert!(!state.end_for_members());
+    }
 }
