@@ -354,11 +354,11 @@ fn docker(state: &Path) -> Result<Engine> {
     let mut command = Command::new("dockerd");
     command.arg("--config-file").arg(config).arg("--data-root").arg(state.join("docker"));
     command.args(["--exec-root", "/run/docker", "--host", DOCKER_SOCKET, "--pidfile", DOCKER_PID_FILE]);
-    command.arg("--live-restore");
+    // The bridge, and rules of iptables, are in the tests' network namespace; the nested host has not what they need.
     if setup.nested() {
-        // Its kernel has not what rules of iptables need.
         command.args(["--bridge", "none", "--iptables=false", "--ip6tables=false"]);
-    } // Else the bridge, and those rules, are in the tests' network namespace.
+    }
+    command.arg("--live-restore");
     command.arg("--exec-opt").arg(format!("native.cgroupdriver={}", cgroup_driver()));
     let runtime = format!("runv={}", setup.program("runv").display());
     command.args(["--add-runtime", &runtime, "--default-runtime", "runv"]);

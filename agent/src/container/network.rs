@@ -146,9 +146,8 @@ impl Interface {
     }
 }
 
-/// `RTM_DELADDR`, `RTM_DELROUTE`, `RTM_DELNEIGH` and `RTM_DELRULE`.
 fn is_removal(kind: u16) -> bool {
-    [21, 25, 29, 33].contains(&kind)
+    matches!(kind, libc::RTM_DELADDR | libc::RTM_DELROUTE | libc::RTM_DELNEIGH | libc::RTM_DELRULE)
 }
 
 /// What the kernel says of an address, a route, a neighbour or a rule that is not there, or of one's interface.

@@ -12,13 +12,7 @@ use crate::preserved::Preserved;
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
     #[command(flatten)]
-    making: Making,
-}
-
-impl Arguments {
-    pub(super) fn take_descriptors(&self) -> Result<Preserved, Failure> {
-        self.making.take_descriptors()
-    }
+    pub(super) making: Making,
 }
 
 pub(super) fn main(

@@ -100,8 +100,8 @@ pub(crate) fn main() -> u8 {
     };
     // Before anything is opened, which would take a number of theirs.
     let taken = match &command {
-        Command::Create(arguments) => arguments.take_descriptors(),
-        Command::Run(arguments) => arguments.take_descriptors(),
+        Command::Create(arguments) => arguments.making.take_descriptors(),
+        Command::Run(arguments) => arguments.making.take_descriptors(),
         Command::Exec(arguments) => arguments.take_descriptors(),
         _ => Ok(Preserved::default()),
     };

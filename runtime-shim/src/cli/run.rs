@@ -22,7 +22,7 @@ use crate::preserved::Preserved;
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
     #[command(flatten)]
-    making: Making,
+    pub(super) making: Making,
     /// Leave it running
     #[arg(short, long)]
     detach: bool,
@@ -32,12 +32,6 @@ pub(super) struct Arguments {
     /// For runc's sake: the container's process is never a subreaper's affair here
     #[arg(long)]
     no_subreaper: bool,
-}
-
-impl Arguments {
-    pub(super) fn take_descriptors(&self) -> Result<Preserved, Failure> {
-        self.making.take_descriptors()
-    }
 }
 
 pub(super) fn main(

@@ -143,9 +143,9 @@ impl Start {
                     outward.send();
                     drop(sending);
                 })?;
-                let gate = self.gate()?;
+                let mut gate = self.gate()?;
                 spawn("fd-in", move || {
-                    if has_opened(gate) {
+                    if has_opened(&mut gate) {
                         pair.deliver();
                     }
                 })
@@ -154,9 +154,9 @@ impl Start {
     }
 
     fn input(&mut self, from: impl Read + AsFd + Send + 'static, stream: UnixStream) -> io::Result<()> {
-        let gate = self.gate()?;
+        let mut gate = self.gate()?;
         spawn("fd-in", move || {
-            if !has_opened(gate) {
+            if !has_opened(&mut gate) {
                 return;
             }
             // A workload that reads no more is no error.
@@ -201,7 +201,7 @@ impl Start {
 }
 
 /// Waits; false if the workload never runs.
-fn has_opened(mut gate: PipeReader) -> bool {
+fn has_opened(gate: &mut PipeReader) -> bool {
     matches!(gate.read(&mut [0]), Ok(1))
 }
 
@@ -260,7 +260,7 @@ struct Service {
 
 /// Accepts while the workload runs: before and after it, the kernel keeps connections for whoever listens then.
 fn accept(listener: &OwnedFd, mut gate: PipeReader, service: Service) {
-    if !matches!(gate.read(&mut [0]), Ok(1)) {
+    if !has_opened(&mut gate) {
         return;
     }
     let service = Arc::new(service);

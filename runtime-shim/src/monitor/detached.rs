@@ -343,9 +343,7 @@ impl Resident<'_> {
         drop(raw_mode);
         Ok((workload, end))
     }
-}
 
-impl Resident<'_> {
     /// Has changes of its network reach the guest.
     fn watch_network(&mut self, guest: &Guest, container_id: &str) -> Result<Option<Watched>, MonitorError> {
         let Some(live) = self.live.take() else { return Ok(None) };

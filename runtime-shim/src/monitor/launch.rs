@@ -50,8 +50,8 @@ pub(crate) struct Launched {
 /// How much of a process of the guest is shown.
 const SHOWN: usize = 4096;
 
-/// Starts `runv <command>` with a plan to read, a socket to answer on, and the descriptors that its workload gets. The process of the guest is there for ps(1)
-/// to show: engines list the processes of a container by their host processes.
+/// Starts `runv <command>` with a plan to read, a socket to answer on, and the descriptors that its workload gets. The process
+/// of the guest is there for ps(1) to show: engines list the processes of a container by their host processes.
 pub(crate) fn launch(
     command: &str,
     process: Option<&Process>,
