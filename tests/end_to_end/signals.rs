@@ -41,3 +41,18 @@ fn sigterm_before_the_workload_runs_ends_the_sandbox() -> Result<()> {
     );
     Ok(())
 }
+
+#[test]
+fn a_guest_that_hangs_does_not_outlive_sigterm() -> Result<()> {
+    let _order = together();
+    let deadline = Deadline::generous()?;
+    let bundle = Bundle::shell("echo started; sleep 1000")?;
+    let running = Sandbox::run(&bundle)?.start()?;
+    running.stdout().wait_for("started\n", deadline)?;
+    running.process(e2e::Role::Vmm, deadline)?.signal(Signal::STOP)?;
+    running.signal(Signal::TERM)?;
+    let finished = running.finish(deadline)?.expect_code(1)?;
+    let errors = finished.errors();
+    assert!(errors.contains("the agent did not answer SignalProcess within 15 seconds"), "{errors:?}");
+    Ok(())
+}

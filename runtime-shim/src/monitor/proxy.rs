@@ -82,8 +82,14 @@ pub(crate) fn run(
 
     // Unique among those of this container, as the process's number is on this host.
     let exec_id = format!("exec-{}", std::process::id());
-    let mut workload =
-        Workload { sandbox: None, signals: &signals, agent, container_id: plan.guest_id.clone(), exec_id };
+    let mut workload = Workload {
+        sandbox: None,
+        signals: &signals,
+        agent,
+        container_id: plan.guest_id.clone(),
+        exec_id,
+        passed_on: None,
+    };
     let mut process =
         to_agent::process(&plan.process, tokens).map_err(|error| Failure::of_monitor(error.into()))?;
     process.descriptors = descriptors;

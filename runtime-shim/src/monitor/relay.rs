@@ -66,7 +66,7 @@ pub(crate) fn create<'a>(
     let (connected, descriptors) = boot.connect_descriptors(descriptors)?;
     let Boot { sandbox, signals, .. } = boot;
     let (container_id, exec_id) = (place.container_id(), String::new());
-    let mut workload = Workload { sandbox, signals, agent, container_id, exec_id };
+    let mut workload = Workload { sandbox, signals, agent, container_id, exec_id, passed_on: None };
 
     let mut request = to_agent::create_request(place, spec, tokens)?;
     request.state = state;

@@ -22,6 +22,10 @@ use crate::sandbox::start::Sandbox;
 /// How long the agent may take to answer a call, other than the wait for the workload.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
+/// How long it may take to say that it has passed on a signal that asks for the end: a guest that hangs is not to outlive
+/// one who presses Ctrl-C.
+const SIGNAL_PATIENCE: Duration = Duration::from_secs(15);
+
 /// How long the peers of a workload's sockets may take, when it has ended, for what it has left them.
 const PEERS_PATIENCE: Duration = Duration::from_secs(2);
 
@@ -78,6 +82,8 @@ pub(crate) struct Workload<'a> {
     pub(crate) container_id: String,
     /// Empty for the container's init.
     pub(crate) exec_id: String,
+    /// The first signal of which the agent has not said that it was passed on, and by when it has to.
+    pub(crate) passed_on: Option<(Pending<proto::SignalProcessRequest>, Instant)>,
 }
 
 impl Workload<'_> {
@@ -117,9 +123,11 @@ impl Workload<'_> {
             if let Some(answer) = self.agent.answer(pending) {
                 return Ok(Some(answer?));
             }
+            let reaction = self.reaction_due()?;
             let mut fds = vec![(self.agent.as_fd(), self.agent.interest())];
             fds.extend(other.map(|fd| (fd, PollFlags::IN)));
-            let event = wait(self.sandbox.as_deref_mut(), self.signals, &fds, deadline);
+            let first = deadline.into_iter().chain(reaction).min();
+            let event = wait(self.sandbox.as_deref_mut(), self.signals, &fds, first);
             match event.map_err(host("wait for the agent"))? {
                 Event::Ready(0) => self.agent.progress()?,
                 Event::Signal(signal) if on_signal == OnSignal::Forward => self.forward(signal),
@@ -128,9 +136,28 @@ impl Workload<'_> {
                 }
                 Event::Signal(_) => {}
                 Event::Ended => return Err(self.death()),
+                Event::Deadline if first != deadline => {}
                 Event::Ready(_) | Event::Deadline => return Ok(None),
             }
         }
+    }
+
+    /// By when the agent has to have passed on a signal.
+    ///
+    /// # Errors
+    /// It has not, in time.
+    fn reaction_due(&mut self) -> Result<Option<Instant>, MonitorError> {
+        let Some((pending, due)) = &self.passed_on else { return Ok(None) };
+        // It may refuse: a process that is to end can have ended.
+        if self.agent.answer(pending).is_some() {
+            self.passed_on = None;
+            return Ok(None);
+        }
+        if *due <= Instant::now() {
+            let call = proto::SignalProcessRequest::METHOD;
+            return Err(MonitorError::Unresponsive { call, seconds: SIGNAL_PATIENCE.as_secs() });
+        }
+        Ok(Some(*due))
     }
 
     fn death(&mut self) -> MonitorError {
@@ -146,16 +173,26 @@ impl Workload<'_> {
                 size: MessageField::some(size),
                 ..Default::default()
             }),
-            None => self.agent.notify(&proto::SignalProcessRequest {
-                container_id: self.container_id.clone(),
-                exec_id: self.exec_id.clone(),
-                signal,
-                ..Default::default()
-            }),
+            None => self.pass_on(signal),
         };
         if let Err(error) = sent {
             tracing::warn!(signal, %error, "cannot pass a signal on");
         }
+    }
+
+    fn pass_on(&mut self, signal: u32) -> Result<(), AgentError> {
+        let request = proto::SignalProcessRequest {
+            container_id: self.container_id.clone(),
+            exec_id: self.exec_id.clone(),
+            signal,
+            ..Default::default()
+        };
+        if self.passed_on.is_some() || !signals::aborts(signal) {
+            return self.agent.notify(&request);
+        }
+        let pending = self.agent.send(&request)?;
+        self.passed_on = Instant::now().checked_add(SIGNAL_PATIENCE).map(|due| (pending, due));
+        Ok(())
     }
 
     /// Asks to be told of the process's end.
