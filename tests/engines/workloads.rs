@@ -4,6 +4,7 @@
 //! The root file system is made before (`tests/workloads/make`): here is no network. On a host without KVM for guests
 //! each instruction is emulated, so the work is small; it is real all the same.
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::{Mutex, PoisonError};
@@ -166,6 +167,56 @@ fn postgresql_serves_a_client_with_another_runtime() -> Result<()> {
         "number of transactions actually processed: 100/100\nnumber of failed transactions: 0 (0.000%)\n\
          100|4\n3000000\n"
     );
+    Ok(())
+}
+
+/// For a minute, by a published port; each connection asks for a page and for a large file by turns. nginx closes a
+/// connection after 1,000 requests, so there are new ones all the time.
+#[test]
+fn nginx_answers_every_request_of_a_minute() -> Result<()> {
+    let _order = together();
+    const SERVE: &str = "
+        head -c 100000 /dev/urandom >/var/www/html/large
+        exec nginx -g 'daemon off; error_log stderr notice;'";
+    const PATHS: &str = "
+        local count = 0
+        request = function()
+            count = count + 1
+            return wrk.format('GET', count % 8 == 0 and '/large' or '/')
+        end";
+    let docker = engine()?;
+    let options = ["--publish", "8093:80", "--memory", "512m"];
+    let serve = ["run", "--detach", "--network", "bridge"].iter().chain(&options);
+    let id = docker.call(serve.chain(&[IMAGE, "sh", "-euc", SERVE]))?.expect(0)?.stdout;
+    let server = docker.existing(id.trim());
+    Deadline::after(PATIENCE)?.wait_for("nginx", || {
+        ensure!(server.inspect(".State.Running")? == "true", "{:?}", server.call(&["logs"])?);
+        Ok(server.call(&["logs"])?.stderr.contains("start worker processes").then_some(()))
+    })?;
+    let mut script = tempfile::NamedTempFile::new().context("cannot make a file")?;
+    script.write_all(PATHS.as_bytes()).context("cannot write the script")?;
+    let gateway = server.inspect("(index .NetworkSettings.Networks \"bridge\").Gateway")?;
+    let mut wrk = Command::new("wrk");
+    wrk.args(["--threads", "1", "--connections", "8", "--duration", "60s", "--timeout", "20s", "--latency"]);
+    let wrk = wrk.arg("--script").arg(script.path()).arg(format!("http://{gateway}:8093")).output();
+    let wrk = wrk.context("cannot run wrk; apt-get install wrk")?;
+    let said = String::from_utf8_lossy(&wrk.stdout);
+    println!("{said}");
+    ensure!(wrk.status.success(), "{wrk:?}");
+    // wrk has lines for what fails only if something does.
+    ensure!(!said.contains("Socket errors") && !said.contains("Non-2xx"), "{said}");
+    let requests = said.lines().find_map(|line| line.trim().split_once(" requests in "));
+    let requests: u32 = requests.context("no count of requests")?.0.parse()?;
+    // As nginx has counted them, but for those that were on their way at the end.
+    let counted =
+        server.exec(&[], "wc -l </var/log/nginx/access.log; grep -c ' 200 ' /var/log/nginx/access.log")?;
+    let counted = counted.expect(0)?.stdout;
+    let counted = counted.lines().map(str::parse).collect::<Result<Vec<u32>, _>>()?;
+    ensure!(
+        counted[0] == counted[1] && (requests..=requests + 8).contains(&counted[0]),
+        "{requests}, {counted:?}"
+    );
+    ensure!(requests > 1000, "{said}");
     Ok(())
 }
 
