@@ -63,6 +63,16 @@ impl Namespace {
         format!("peer{}", self.number)
     }
 
+    /// Runs tc(8) for both ends of the veth, one after the other; the device is put between the words.
+    ///
+    /// # Errors
+    /// When it fails, with what it says.
+    pub fn tc(&self, before: &str, after: &str) -> Result<String> {
+        let tc = |line: String| run(Command::new("tc").args(line.split_whitespace()));
+        Ok(tc(format!("{before} dev {} {after}", self.peer()))?
+            + &tc(format!("-n {} {before} dev net7 {after}", self.name))?)
+    }
+
     /// The interfaces in it, and their queueing.
     ///
     /// # Errors
@@ -89,7 +99,11 @@ pub fn ip(line: &str) -> Result<String> {
     run(Command::new("ip").args(line.split_whitespace()))
 }
 
-fn run(command: &mut Command) -> Result<String> {
+/// Runs a command, and gives what it says.
+///
+/// # Errors
+/// When it fails, with what it says.
+pub fn run(command: &mut Command) -> Result<String> {
     let output = command.output().with_context(|| format!("cannot run {command:?}"))?;
     ensure!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
