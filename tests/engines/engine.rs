@@ -122,15 +122,25 @@ impl Engine {
 
     /// The engine with runc in place of runv.
     pub(crate) fn with_runc(&self) -> Self {
-        // Before the verb for podman, where the last one counts.
-        let mut global = self.global.clone();
-        if self.name == "podman" {
-            global.extend(["--runtime", RUNC].map(OsString::from));
-        }
+        let runtime = ["--runtime", RUNC].map(OsString::from);
+        // docker takes it after the verb.
+        self.with(runtime.into_iter().filter(|_| self.name == "podman"))
+    }
+
+    /// podman with netavark and aardvark-dns for its networks, in place of CNI's plug-ins.
+    pub(crate) fn with_netavark(&self) -> Result<Self> {
+        let networks = tempfile::Builder::new().prefix("netavark.").tempdir();
+        let networks = networks.context("cannot make a directory")?.keep();
+        let flags = ["--network-backend", "netavark", "--network-config-dir"].map(OsString::from);
+        Ok(self.with(flags.into_iter().chain([networks.into()])))
+    }
+
+    /// With more flags before the verb; of each the last one counts.
+    fn with(&self, flags: impl IntoIterator<Item = OsString>) -> Self {
         Self {
             name: self.name,
             program: self.program.clone(),
-            global,
+            global: self.global.iter().cloned().chain(flags).collect(),
             environment: self.environment.clone(),
             daemon: None,
         }
@@ -354,10 +364,7 @@ fn docker(state: &Path) -> Result<Engine> {
     let mut command = Command::new("dockerd");
     command.arg("--config-file").arg(config).arg("--data-root").arg(state.join("docker"));
     command.args(["--exec-root", "/run/docker", "--host", DOCKER_SOCKET, "--pidfile", DOCKER_PID_FILE]);
-    // The bridge, and rules of iptables, are in the tests' network namespace; the nested host has not what they need.
-    if setup.nested() {
-        command.args(["--bridge", "none", "--iptables=false", "--ip6tables=false"]);
-    }
+    // The bridge, and rules of iptables, are in the network namespace of the tests.
     command.arg("--live-restore");
     command.arg("--exec-opt").arg(format!("native.cgroupdriver={}", cgroup_driver()));
     let runtime = format!("runv={}", setup.program("runv").display());
@@ -386,7 +393,9 @@ fn podman(state: &Path) -> Result<Engine> {
     global.extend(["--runroot", "/run/podman", "--cgroup-manager", &cgroup_driver()].map(OsString::from));
     let networks = state.join("networks");
     fs::create_dir(&networks).context("cannot make a directory")?;
-    global.extend(["--network-config-dir".into(), networks.into()]);
+    // It would take netavark where that is installed.
+    global.extend(["--network-backend", "cni", "--network-config-dir"].map(OsString::from));
+    global.push(networks.into());
     global.extend(["--events-backend", "file", "--runtime"].map(OsString::from));
     global.push(runtime.into());
     Ok(Engine { name: "podman", program: "podman".into(), global, environment: Vec::new(), daemon: None })

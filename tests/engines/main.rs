@@ -2,7 +2,7 @@
 //! containerd of Debian 12.
 //!
 //! Each engine has its state in this test's own directories and namespaces (`tests/run engines` makes those). Its
-//! image is made here, of busybox, as there is no registry. All but `network` is with `--network none`.
+//! image is made here, of busybox, as there is no registry. All but the networks are with `--network none`.
 
 mod build;
 mod containerd;
@@ -15,6 +15,7 @@ mod limits;
 mod management;
 mod network;
 mod network_ways;
+mod podman_networks;
 mod pods;
 mod process;
 mod storage;

@@ -73,7 +73,7 @@ fn containers_on_one_bridge_reach_each_other_whatever_their_runtime(engine: &Eng
 }
 
 /// What a server of echo on this host answers.
-fn echo(address: &str) -> Result<String> {
+pub(crate) fn echo(address: &str) -> Result<String> {
     let mut stream = TcpStream::connect(address).with_context(|| format!("cannot connect to {address}"))?;
     stream.set_read_timeout(Some(Duration::from_secs(20)))?;
     stream.write_all(b"stream")?;
@@ -81,6 +81,19 @@ fn echo(address: &str) -> Result<String> {
     let mut text = String::new();
     stream.read_to_string(&mut text).with_context(|| format!("no answer from {address}"))?;
     Ok(text)
+}
+
+/// Asserts that an echo is reached from this host by published ports.
+pub(crate) fn answers_by(host: &str, tcp: u16, udp: u16) -> Result<()> {
+    assert_eq!(echo(&format!("{host}:{tcp}"))?, "stream");
+    let socket = UdpSocket::bind("0.0.0.0:0")?;
+    socket.set_read_timeout(Some(Duration::from_secs(20)))?;
+    socket.connect((host, udp))?;
+    socket.send(b"datagram")?;
+    let mut answer = [0; 64];
+    let length = socket.recv(&mut answer).with_context(|| format!("no answer from {host}"))?;
+    assert_eq!(&answer[..length], b"datagram");
+    Ok(())
 }
 
 fn published_ports_are_those_of_the_container(engine: &Engine) -> Result<()> {
@@ -92,14 +105,7 @@ fn published_ports_are_those_of_the_container(engine: &Engine) -> Result<()> {
     server.wrote("ready")?;
     let gateway = server.inspect(&format!("(index .NetworkSettings.Networks \"{network}\").Gateway"))?;
     for host in ["127.0.0.1", &gateway] {
-        assert_eq!(echo(&format!("{host}:{tcp}"))?, "stream");
-        let socket = UdpSocket::bind("0.0.0.0:0")?;
-        socket.set_read_timeout(Some(Duration::from_secs(20)))?;
-        socket.connect((host, udp))?;
-        socket.send(b"datagram")?;
-        let mut answer = [0; 64];
-        let length = socket.recv(&mut answer).with_context(|| format!("no answer from {host}"))?;
-        assert_eq!(&answer[..length], b"datagram");
+        answers_by(host, tcp, udp)?;
     }
     let client = engine.start_in(network, &[], UNTIL_TERM)?;
     let heard = client.exec(&[], &format!("echo hello | nc {gateway} {tcp}"))?.expect(0)?.stdout;
@@ -128,21 +134,27 @@ fn nothing_of_a_network_is_left_however_a_container_ends(engine: &Engine) -> Res
     Ok(())
 }
 
-/// A network of docker's, removed with its end.
-pub(crate) struct Network {
-    pub(crate) engine: &'static Engine,
-    pub(crate) name: &'static str,
+/// A network, removed with its end.
+pub(crate) struct Network<'engine> {
+    pub(crate) engine: &'engine Engine,
+    pub(crate) name: &'engine str,
 }
 
-impl Network {
+impl Network<'static> {
+    /// One of docker's.
     pub(crate) fn new(name: &'static str, options: &[&str]) -> Result<Self> {
-        let engine = Engine::docker()?;
+        Self::of(Engine::docker()?, name, options)
+    }
+}
+
+impl<'engine> Network<'engine> {
+    pub(crate) fn of(engine: &'engine Engine, name: &'engine str, options: &[&str]) -> Result<Self> {
         engine.call(["network", "create"].iter().chain(options).chain(&[name]))?.expect(0)?;
         Ok(Self { engine, name })
     }
 }
 
-impl Drop for Network {
+impl Drop for Network<'_> {
     fn drop(&mut self) {
         // The test's own error is the one to tell.
         let _ = self.engine.call(["network", "rm", self.name]);

@@ -1,7 +1,7 @@
 //! Standard streams and signals.
 
 use std::io::{self, Read, Write, stderr, stdin, stdout};
-use std::net::{Shutdown, TcpStream, UdpSocket};
+use std::net::{Shutdown, TcpStream, ToSocketAddrs as _, UdpSocket};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
@@ -46,7 +46,8 @@ pub(crate) fn vsock_serve(port: u32) -> Result<()> {
 pub(crate) fn udp(address: &str) -> Result<()> {
     let mut datagram = Vec::new();
     stdin().lock().read_to_end(&mut datagram).context("cannot read stdin")?;
-    let any = if address.starts_with('[') { "[::]:0" } else { "0.0.0.0:0" };
+    let address = address.to_socket_addrs().context("no such name")?.next().context("no address")?;
+    let any = if address.is_ipv6() { "[::]:0" } else { "0.0.0.0:0" };
     let socket = UdpSocket::bind(any).context("cannot make a socket")?;
     socket.set_read_timeout(Some(Duration::from_secs(20))).context("cannot set a time-out")?;
     socket.send_to(&datagram, address).context("cannot send")?;
@@ -72,7 +73,8 @@ pub(crate) fn stream(address: &str, length: u64) -> Result<()> {
 
 /// Nobody answers; who does not even listen is no matter.
 pub(crate) fn datagrams(address: &str, count: u64, length: u64) -> Result<()> {
-    let any = if address.starts_with('[') { "[::]:0" } else { "0.0.0.0:0" };
+    let address = address.to_socket_addrs().context("no such name")?.next().context("no address")?;
+    let any = if address.is_ipv6() { "[::]:0" } else { "0.0.0.0:0" };
     let socket = UdpSocket::bind(any).context("cannot make a socket")?;
     let datagram = vec![0; usize::try_from(length)?];
     for _ in 0..count {
