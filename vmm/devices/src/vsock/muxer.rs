@@ -94,6 +94,8 @@ impl Muxer {
 
     /// A packet of the guest's.
     pub(super) fn receive(&mut self, packet: &TxPacket<'_>) {
+        // What was lacking to accept may have come back, without the end of a connection: file descriptors, say.
+        self.resume_listener();
         let header = &packet.header;
         if header.src_cid != self.guest_cid {
             // Nobody to answer to.
