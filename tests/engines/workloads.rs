@@ -137,13 +137,15 @@ fn postgresql_keeps_its_promises_under_pgbench() -> Result<()> {
     Ok(())
 }
 
-/// On a network, to a client of runc.
+/// On a network, to a client of runc. The database is made by runc too, as that is much work, and nothing of a network.
 #[test]
 fn postgresql_serves_a_client_with_another_runtime() -> Result<()> {
     let _order = together();
+    const MAKE: &str = "
+        export LC_ALL=C PATH=/usr/lib/postgresql/15/bin:$PATH PGDATA=/data/db; cd /tmp
+        initdb --no-sync --auth trust >/dev/null; echo host all all all trust >>$PGDATA/pg_hba.conf";
     const SERVE: &str = "
-        export LC_ALL=C PATH=/usr/lib/postgresql/15/bin:$PATH PGDATA=/tmp/db; cd /tmp
-        initdb --no-sync --auth trust >/dev/null; echo host all all all trust >>$PGDATA/pg_hba.conf
+        export LC_ALL=C PATH=/usr/lib/postgresql/15/bin:$PATH PGDATA=/data/db; cd /tmp
         exec postgres -c listen_addresses='*' -c unix_socket_directories=/tmp -c fsync=off";
     const ASK: &str = "
         export PGHOST=database PGUSER=postgres PGDATABASE=postgres; psql -qc 'create table history (client int)'
@@ -151,9 +153,13 @@ fn postgresql_serves_a_client_with_another_runtime() -> Result<()> {
         pgbench --no-vacuum --client 4 --transactions 25 --file /tmp/insert 2>/dev/null | grep -E 'actually|failed'
         psql -Atc 'select count(*), count(distinct client) from history'
         psql -Atc \"select repeat('y', 3000000)\" | tr -d '\\n' | wc -c";
+    let data = Volume::new()?;
+    let user = ["--user", "postgres", "--volume", &data.option];
+    run("runc", &user, MAKE)?;
     let network = Network::new("served", &["--subnet", "10.78.13.0/24"])?;
-    let serve = ["run", "--detach", "--network", "served", "--name", "database", "--user", "postgres"];
-    let serve = serve.iter().chain(&["--memory", "1g", "--shm-size", "256m", IMAGE, "sh", "-euc", SERVE]);
+    let serve = ["run", "--detach", "--network", "served", "--name", "database", "--memory", "1g"];
+    let workload = ["--shm-size", "256m", IMAGE, "sh", "-euc", SERVE];
+    let serve = serve.iter().chain(&user).chain(&workload);
     let docker = engine()?;
     docker.call(serve)?.expect(0)?;
     let server = docker.existing("database");
