@@ -99,13 +99,12 @@ fn networks_come_and_go_while_a_container_runs(way: &Way) -> Result<()> {
     let (first, second) = (format!("first-{n}"), format!("second-{n}"));
     let first = Network::of(podman, &first, &["--subnet", &subnet(1)])?;
     let second = Network::of(podman, &second, &["--subnet", &subnet(2)])?;
-    let (both, moves) = (format!("both-{n}"), format!("moves-{n}"));
-    let options = [&PING[..], &["--name", &both, "--network", second.name]].concat();
+    let names = ["both", "moves", "plain"].map(|name| format!("{name}-of-second-{n}"));
+    let options = [&PING[..], &["--name", &names[0], "--network", second.name]].concat();
     let both = podman.start_in(first.name, &options, ECHO)?;
-    let moves = podman.start_in(first.name, &[&PING[..], &["--name", &moves]].concat(), ECHO)?;
+    let moves = podman.start_in(first.name, &[&PING[..], &["--name", &names[1]]].concat(), ECHO)?;
     let runc = podman.with_runc();
-    let plain = format!("plain-of-second-{n}");
-    let plain = runc.start_in(second.name, &[&PING[..], &["--name", &plain]].concat(), ECHO)?;
+    let plain = runc.start_in(second.name, &[&PING[..], &["--name", &names[2]]].concat(), ECHO)?;
     for container in [&both, &moves, &plain] {
         container.wrote("ready")?;
     }
@@ -114,15 +113,17 @@ fn networks_come_and_go_while_a_container_runs(way: &Way) -> Result<()> {
     reaches(&both, &address(&plain, second.name)?)?;
     reaches(&plain, &address(&both, second.name)?)?;
 
-    let name = format!("moves-{n}");
     for ip in [format!("10.78.{}.77", n + 2), format!("10.78.{}.78", n + 2)] {
-        podman.call(["network", "connect", "--ip", &ip, second.name, &name])?.expect(0)?;
+        podman.call(["network", "connect", "--ip", &ip, second.name, &names[1]])?.expect(0)?;
         Deadline::generous()?.wait_for("the interface", || {
             Ok(moves.exec(&[], "ip addr")?.stdout.contains(&format!("inet {ip}/24")).then_some(()))
         })?;
         reaches(&moves, &address(&plain, second.name)?)?;
         reaches(&plain, &ip)?;
-        podman.call(["network", "disconnect", second.name, &name])?.expect(0)?;
+        // podman tells the container of that network's name server too.
+        let found = moves.exec(&[], &format!("nslookup -type=a {}", names[2]))?.expect(0)?.stdout;
+        ensure!(found.contains(&format!("Address: {}", address(&plain, second.name)?)), "{found}");
+        podman.call(["network", "disconnect", second.name, &names[1]])?.expect(0)?;
         Deadline::generous()?.wait_for("the interface's end", || {
             Ok((moves.exec(&[], "ls /sys/class/net")?.stdout == "eth0\nlo\n").then_some(()))
         })?;
