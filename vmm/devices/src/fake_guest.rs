@@ -52,6 +52,31 @@ impl FakeQueue {
         Self { base, size, next_desc: 0, avail: 0, used: 0, queue, active: true }
     }
 
+    /// Where its rings are, unless [`FakeQueue::set_rings`] says otherwise.
+    pub(crate) fn base(&self) -> u64 {
+        self.base
+    }
+
+    /// As a driver that lies about where its rings are: descriptors, available, used.
+    pub(crate) fn set_rings(&mut self, [desc, avail, used]: [u64; 3]) {
+        // What is not aligned stays where it was.
+        let _ = self.queue.try_set_desc_table_address(GuestAddress(desc));
+        let _ = self.queue.try_set_avail_ring_address(GuestAddress(avail));
+        let _ = self.queue.try_set_used_ring_address(GuestAddress(used));
+    }
+
+    /// How many descriptors it has from now on, of those that it began with.
+    pub(crate) fn set_size(&mut self, size: u16) {
+        self.queue.set_size(size);
+        self.size = size;
+    }
+
+    /// Where the device goes on.
+    pub(crate) fn set_next(&mut self, avail: u16, used: u16) {
+        self.queue.set_next_avail(avail);
+        self.queue.set_next_used(used);
+    }
+
     /// Descriptors that follow each other, each with `NEXT` but the last; returns the head.
     pub(crate) fn add(&mut self, ram: &GuestRam, buffers: &[Buffer]) -> u16 {
         let head = self.next_desc;
@@ -122,6 +147,18 @@ impl<D: Device> FakeGuest<D> {
         let queues =
             (0..device.queue_count()).map(|index| FakeQueue::new(0x1_0000 * index as u64, size)).collect();
         Self { ram, device, queues, signals: 0 }
+    }
+
+    /// A driver that begins anew, with other queues in the same memory.
+    pub(crate) fn renew(&mut self, size: u16) {
+        for queue in &mut self.queues {
+            *queue = FakeQueue::new(queue.base, size);
+            // Of what was there, indices alone matter.
+            for ring in [0x8000, 0xc000] {
+                self.ram.write_obj(0u32, GuestAddress(queue.base + ring)).unwrap();
+            }
+        }
+        self.device.reset();
     }
 
     /// As if the driver had not set the queues up yet.

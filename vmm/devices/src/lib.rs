@@ -30,3 +30,5 @@ pub mod queue;
 pub mod rng;
 pub mod server;
 pub mod vsock;
+#[cfg(test)]
+mod wild;

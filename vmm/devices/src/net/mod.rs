@@ -209,4 +209,6 @@ impl Device for NetDevice {
 }
 
 #[cfg(test)]
+mod hostile_tests;
+#[cfg(test)]
 mod tests;
