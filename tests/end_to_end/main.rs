@@ -21,6 +21,7 @@ mod namespaces;
 mod net;
 mod net_changes;
 mod net_faults;
+mod net_hostile;
 mod net_kinds;
 mod net_limits;
 mod pods;

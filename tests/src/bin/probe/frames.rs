@@ -1,4 +1,5 @@
 //! What no stack of a network sends, by sockets of packets: for who has `CAP_NET_RAW`.
+#![allow(unsafe_code, reason = "sockets of packets have no safe functions")]
 
 use std::fs;
 use std::io::{Write, stdout};
@@ -17,7 +18,7 @@ const HEADER_SIZE: usize = 10;
 const BROADCAST: [u8; 6] = [0xff; 6];
 
 /// The end of what [`sniff`] hears.
-pub(crate) const END: &[u8] = b"the end of what is heard";
+const END: &[u8] = b"the end of what is heard";
 
 /// Steele, Lea, Flood: Fast splittable pseudorandom number generators (2014).
 struct Random(u64);
@@ -110,7 +111,8 @@ pub(crate) fn sniff(interface: &str, file: &str) -> Result<()> {
         }
         all += 1;
         // Not to this one, not from it, and not to many.
-        foreign += u64::from(frame.len() >= 12 && frame[..6] != own && frame[6..12] != own && frame[0] & 1 == 0);
+        foreign +=
+            u64::from(frame.len() >= 12 && frame[..6] != own && frame[6..12] != own && frame[0] & 1 == 0);
     }
     writeln!(stdout(), "{foreign} of {all}").context("cannot write")
 }
@@ -134,7 +136,10 @@ fn frame(random: &mut Random, places: &Places) -> Vec<u8> {
         2 => ([8, 6], arp(random, places)),
         3 => ([0x86, 0xdd], advertisement(random)),
         // Tags in tags.
-        4 => (random.pick(&[[0x81, 0], [0x88, 0xa8]]), [random.word().to_vec(), vec![0x81, 0], noise(random)].concat()),
+        4 => (
+            random.pick(&[[0x81, 0], [0x88, 0xa8]]),
+            [random.word().to_vec(), vec![0x81, 0], noise(random)].concat(),
+        ),
         // A length instead of a type.
         5 => (u16::try_from(random.below(1600)).unwrap_or(0).to_be_bytes(), noise(random)),
         _ => ([8, 0], version_4(random, places)),
@@ -166,7 +171,8 @@ fn version_4(random: &mut Random, places: &Places) -> Vec<u8> {
     let [a, b, c] = places.subnet;
     let from = [a, b, c, 100 + random.byte() % 100];
     let to = [a, b, c, random.pick(&[1, 17, 18, 255])];
-    let mut header = [&[first, 0][..], &length, &random.word(), &pieces, &[64, transport, 0, 0], &from, &to].concat();
+    let mut header =
+        [&[first, 0][..], &length, &random.word(), &pieces, &[64, transport, 0, 0], &from, &to].concat();
     let sum = if random.below(4) == 0 { random.word() } else { checksum(&header) };
     header[10..12].copy_from_slice(&sum);
     [header, body].concat()
@@ -224,7 +230,8 @@ fn header(random: &mut Random, length: usize) -> Vec<u8> {
 
 /// RFC 1071.
 fn checksum(bytes: &[u8]) -> [u8; 2] {
-    let words = bytes.chunks(2).map(|pair| u32::from(pair[0]) << 8 | pair.get(1).map_or(0, |low| u32::from(*low)));
+    let words =
+        bytes.chunks(2).map(|pair| u32::from(pair[0]) << 8 | pair.get(1).map_or(0, |low| u32::from(*low)));
     let mut sum: u32 = words.sum();
     while sum >> 16 != 0 {
         sum = (sum & 0xffff) + (sum >> 16);
@@ -233,7 +240,8 @@ fn checksum(bytes: &[u8]) -> [u8; 2] {
 }
 
 fn parse_mac(text: &str) -> Result<[u8; 6]> {
-    let bytes = text.trim().split(':').map(|part| u8::from_str_radix(part, 16)).collect::<Result<Vec<_>, _>>();
+    let bytes =
+        text.trim().split(':').map(|part| u8::from_str_radix(part, 16)).collect::<Result<Vec<_>, _>>();
     bytes.ok().and_then(|bytes| bytes.try_into().ok()).with_context(|| format!("{text} is no MAC"))
 }
 
@@ -246,7 +254,8 @@ fn mac_of(interface: &str) -> Result<[u8; 6]> {
 fn packets(interface: &str) -> Result<OwnedFd> {
     let everything = rustix::net::RawProtocol::new(u32::from(0x0003_u16.to_be())).context("no protocol")?;
     let protocol = rustix::net::Protocol::from_raw(everything);
-    let socket = socket(AddressFamily::PACKET, SocketType::RAW, Some(protocol)).context("cannot make a socket")?;
+    let socket =
+        socket(AddressFamily::PACKET, SocketType::RAW, Some(protocol)).context("cannot make a socket")?;
     let index = index(interface)?;
     // struct sockaddr_ll.
     let mut address = [0_u8; 20];

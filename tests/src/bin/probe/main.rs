@@ -9,6 +9,7 @@ mod bench_init;
 mod echo;
 mod features;
 mod files;
+mod frames;
 mod streams;
 
 use std::env;
@@ -43,6 +44,12 @@ const USAGE: &str = "usage: probe COMMAND [ARGUMENT]...
   stream ADDRESS:PORT BYTES
                            so many by TCP, then what is answered to its end, to nowhere
   echo PORT [GROUP]        answer over TCP and UDP with what comes, for ever, to a multicast group too
+  frames INTERFACE COUNT SEED SUBNET MAC...
+                           so many broken frames to all and to these, in a subnet of three numbers; how many the kernel took
+  spoof INTERFACE MAC COUNT
+                           so many frames to all, as if they were another's
+  sniff INTERFACE FILE     make the file, listen to all that reaches the interface until the text
+                           `the end of what is heard` does, say how many frames were another's alone
   signals                  print each signal that comes; ends at SIGTERM";
 
 fn main() -> Result<()> {
@@ -64,6 +71,12 @@ fn main() -> Result<()> {
             let group = arguments.get(2).map(|group| group.parse().context("group")).transpose()?;
             echo::serve(number(1)?.try_into().context("port")?, group)
         }
+        "frames" => {
+            let others = arguments.get(5..).unwrap_or_default();
+            frames::flood(argument(1)?, number(2)?, number(3)?, argument(4)?, others)
+        }
+        "spoof" => frames::spoof(argument(1)?, argument(2)?, number(3)?),
+        "sniff" => frames::sniff(argument(1)?, argument(2)?),
         "signals" => streams::signals(),
         "bench-files" => bench_files::Job {
             directory: argument(1)?.as_ref(),
