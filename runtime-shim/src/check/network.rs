@@ -6,8 +6,10 @@ use std::path::Path;
 use super::Finding;
 use crate::report::chain;
 
-pub(super) fn check() -> [Finding; 4] {
-    [vhost("vhost-vsock"), vhost("vhost-net"), tun(Path::new("/dev/net/tun")), redirection()]
+pub(super) fn check() -> Vec<Finding> {
+    let mut found = vec![vhost("vhost-vsock"), vhost("vhost-net"), tun(Path::new("/dev/net/tun"))];
+    found.extend(redirection());
+    found
 }
 
 /// The devices of a sandbox run in a process of their own, so the kernel's are never needed.
@@ -27,20 +29,56 @@ fn tun(path: &Path) -> Finding {
     }
 }
 
-/// The kernel's parts that join a container's interface with a tap.
-const MODULES: [&str; 3] = ["nf_tables", "nft_fwd_netdev", "nft_dup_netdev"];
+/// The kernel's parts that join a container's interface with a tap, and what each is for.
+const MODULES: [(&str, &str); 4] = [
+    ("nf_tables", "use a kernel with this module (for networks)"),
+    ("nft_fwd_netdev", "use a kernel with this module (for networks)"),
+    ("nft_dup_netdev", "use a kernel with this module (for docker's name server on networks of one's own)"),
+    ("nft_limit", "use a kernel with this module (for network.receive_limit and network.send_limit)"),
+];
 
-fn redirection() -> Finding {
+fn redirection() -> [Finding; 4] {
     let release = rustix::system::uname().release().to_string_lossy().into_owned();
     let folder = Path::new("/lib/modules").join(release);
     let lists = [folder.join("modules.builtin"), folder.join("modules.dep"), "/proc/modules".into()];
     let known: String = lists.iter().filter_map(|list| fs::read_to_string(list).ok()).collect();
-    // Files in the lists are named with _ or -.
+    modules_of(&known)
+}
+
+/// `known` is what the lists of modules say together, in which files are named with _ or -.
+fn modules_of(known: &str) -> [Finding; 4] {
     let known = known.replace('-', "_");
-    let missing: Vec<&str> = MODULES.into_iter().filter(|module| !known.contains(module)).collect();
-    if missing.is_empty() {
-        return Finding::ok("nf_tables", MODULES.join(", "));
+    let is_known = |module: &str| {
+        let mut words = known.split(|letter: char| letter.is_whitespace() || letter == '/' || letter == ':');
+        words.any(|word| word.split('.').next() == Some(module))
+    };
+    MODULES.map(|(module, remedy)| {
+        if is_known(module) {
+            Finding::ok(module, "there")
+        } else {
+            Finding::warn(module, "cannot tell whether this kernel has it", remedy)
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Status;
+    use super::*;
+
+    #[test]
+    fn a_module_is_known_by_its_whole_name_in_any_list() {
+        let known = "kernel/net/netfilter/nf_tables.ko\nkernel/net/netfilter/nft-dup-netdev.ko.xz: a.ko\n\
+                     nft_limit 12288 0 - Live 0x0\nnf_tables_set 1 0\n";
+        let found = modules_of(known).map(|finding| (finding.name, finding.status));
+        let expected = [
+            ("nf_tables", Status::Ok),
+            ("nft_fwd_netdev", Status::Warn),
+            ("nft_dup_netdev", Status::Ok),
+            ("nft_limit", Status::Ok),
+        ];
+        assert_eq!(found, expected);
+        let remedies = modules_of("nf_tables_set").map(|finding| finding.remedy);
+        assert!(remedies.iter().all(Option::is_some), "{remedies:?}");
     }
-    let found = format!("cannot tell whether this kernel has {}", missing.join(", "));
-    Finding::warn("nf_tables", found, "use a kernel with these modules (for networks)")
 }
