@@ -14,17 +14,19 @@ use crate::bundle::to_agent;
 use crate::io::descriptors::Connected;
 use crate::io::streams::Streams;
 use crate::io::terminal::{self, RawMode};
+use crate::network::Live;
 use crate::preserved::Descriptor;
 use crate::sandbox::start::Sandbox;
 
-/// Runs the workload of `spec` in a sandbox that boots; returns the exit status.
+/// Runs the workload of `spec` in a sandbox that boots, with what it is given of the host's network; returns the exit status.
 pub(crate) fn run(
     sandbox: &mut Sandbox,
     signals: &Signals,
     spec: &Spec,
     boot_timeout: Duration,
+    network: (proto::Network, Option<Live>),
 ) -> Result<u8, MonitorError> {
-    follow(sandbox, signals, spec, boot_timeout).map_err(|error| death::behind(sandbox, error))
+    follow(sandbox, signals, spec, boot_timeout, network).map_err(|error| death::behind(sandbox, error))
 }
 
 fn follow(
@@ -32,13 +34,17 @@ fn follow(
     signals: &Signals,
     spec: &Spec,
     boot_timeout: Duration,
+    (network, live): (proto::Network, Option<Live>),
 ) -> Result<u8, MonitorError> {
+    let directory = sandbox.directory.try_clone().map_err(host("duplicate a descriptor"))?;
     let mut boot = Boot::new(sandbox, signals, boot_timeout)?;
     boot.hello()?;
     let upper_mib = boot.sandbox.as_ref().and_then(|sandbox| sandbox.size.rootfs_upper_mib);
     let place = (&Place::of_owner(), upper_mib);
-    let given = (proto::Network::default(), Vec::new());
+    let given = (network, Vec::new());
     let (mut workload, (streams, _none)) = create(boot, place, spec, String::new(), given)?;
+    let watched = live.map(|live| live.watch(directory, workload.container_id.clone()));
+    let _watched = watched.transpose().map_err(host("watch the container's network"))?;
     let (input, outputs) = streams.start(Vec::new()).map_err(host("start copying streams"))?;
     let raw_mode = if wants_terminal(spec) { Some(RawMode::enter()?) } else { None };
     input.start().map_err(host("start copying stdin"))?;
