@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use e2e::network::{MTU, Namespace, ip};
 use e2e::pattern::Pattern;
-use e2e::{Bundle, Census, Deadline, Runtime, Setup, alone, together};
+use e2e::{Bundle, Census, Deadline, Runtime, Sandbox, Setup, alone, together};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
 
@@ -237,6 +237,61 @@ fn the_interfaces_of_the_hosts_own_namespace_are_never_the_guests() -> Result<()
     runv.wait_for_status("c1", "stopped")?;
     assert_eq!(runv.read("out"), "lo\n");
     ensure!(ip(&format!("link show {}", namespace.peer())).is_ok(), "the host's interface");
+    Ok(())
+}
+
+/// As `runv run` does.
+#[test]
+fn sandbox_run_has_the_interfaces_of_a_namespace_by_path() -> Result<()> {
+    let _order = together();
+    let namespace = Namespace::new(19)?;
+    let before = namespace.inside()?;
+    let bundle =
+        bundle_in(&namespace, "ip -o addr show net7; ping -c 1 -W 5 10.77.19.1 >/dev/null && echo reached")?;
+    let text = Sandbox::run(&bundle)?.finish()?.expect_code(0)?.text();
+    ensure!(text.contains("inet 10.77.19.2/24") && text.ends_with("reached\n"), "{text}");
+    assert_eq!(namespace.inside()?, before);
+    Ok(())
+}
+
+/// This host's programs, which the nested one has not.
+#[test]
+fn iptables_and_nft_work_in_the_container() -> Result<()> {
+    let _order = together();
+    if Setup::get()?.nested() {
+        println!("the nested host has no programs to take along");
+        return Ok(());
+    }
+    let namespace = Namespace::new(21)?;
+    let bundle = bundle_in(&namespace, "exec probe echo 80")?.edit(|spec| {
+        for set in ["bounding", "effective", "permitted"] {
+            let list = spec["process"]["capabilities"][set].as_array_mut();
+            list.into_iter().for_each(|list| list.push(json!("CAP_NET_ADMIN")));
+        }
+        for path in ["/usr", "/lib", "/lib64"] {
+            let bind =
+                json!({ "destination": path, "type": "bind", "source": path, "options": ["rbind", "ro"] });
+            spec["mounts"].as_array_mut().into_iter().for_each(|list| list.push(bind.clone()));
+        }
+    })?;
+    let runv = Runtime::new(&bundle)?;
+    runv.run_detached("c1")?;
+    let redirect = "-t nat -A PREROUTING -p tcp --dport 81 -j REDIRECT --to-ports 80";
+    said(&runv, &format!("XTABLES_LOCKFILE=/tmp/lock /usr/sbin/iptables-nft {redirect}"))?;
+    let script = "add table ip own; add chain ip own pre { type nat hook prerouting priority -110; };
+        add rule ip own pre tcp dport 82 redirect to :80; add rule ip own pre tcp dport 83 counter drop";
+    said(&runv, &format!("/usr/sbin/nft '{script}'"))?;
+    for port in [81, 82] {
+        answers(&mut connected(&format!("10.77.21.2:{port}"))?, "led there")?;
+    }
+    let to = ([10, 77, 21, 2], 83).into();
+    let dropped = TcpStream::connect_timeout(&to, Duration::from_millis(300)).map(drop);
+    assert_eq!(dropped.map_err(|error| error.kind()), Err(std::io::ErrorKind::TimedOut));
+    let listed = said(&runv, "/usr/sbin/nft list table ip own")?;
+    ensure!(!listed.contains("counter packets 0 "), "{listed}");
+    // The host's half of the namespace has none of it.
+    let outside = ip("netns exec net21 nft list tables ip")?;
+    ensure!(outside.is_empty(), "{outside}");
     Ok(())
 }
 

@@ -7,10 +7,11 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 use e2e::network::{Namespace, ip};
-use e2e::{Deadline, Runtime, alone};
+use e2e::{Deadline, Process, Role, Runtime, alone};
+use rustix::process::{Pid, Signal};
 use serde_json::json;
 
-use crate::net::{bundle_in, said};
+use crate::net::{answers, bundle_in, connected, said};
 
 /// Datagrams in one go, of so many bytes.
 const COUNT: u64 = 1000;
@@ -134,4 +135,52 @@ fn an_annotation_takes_the_place_of_a_limit_where_it_is_allowed() -> Result<()> 
         let now = (received_by_guest(&runv)?, received_here("peer12")?);
         Ok((now.0 - before.0 > COUNT / 4 && now.1 - before.1 > COUNT * 1000 / 4).then_some(()))
     })
+}
+
+/// Of a process, in KiB.
+fn resident(process: &Process) -> Result<u64> {
+    let status = fs::read_to_string(format!("/proc/{}/status", process.pid.as_raw_nonzero()))?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no memory")?;
+    line.trim_end_matches("kB").trim().parse().context("no number")
+}
+
+#[test]
+fn what_a_guest_that_stands_still_does_not_take_is_dropped_and_it_goes_on() -> Result<()> {
+    let _order = alone();
+    let namespace = Namespace::new(20)?;
+    let bundle = bundle_in(&namespace, "exec probe echo 80")?;
+    let runv = Runtime::new(&bundle)?;
+    runv.run_detached("c1")?;
+    known("10.77.20.2", &namespace.mac(), "peer20")?;
+    let mut kept = connected("10.77.20.2:80")?;
+    answers(&mut kept, "before")?;
+    let monitor = Pid::from_raw(runv.read("pid").parse()?).context("process 0")?;
+    let tree = Process::tree(monitor)?;
+    let of = |role| tree.iter().find(|process| process.role() == Some(role)).context("no such process");
+    let (devices, machine) = (of(Role::Devices)?, of(Role::Vmm)?);
+    let before = resident(devices)?;
+    let dropped = || -> Result<u64> {
+        let shown = ip("-n net20 -s -o link show runv0")?;
+        // After TX: bytes, packets, errors, those that were dropped.
+        let sent =
+            shown.split("TX:").nth(1).and_then(|rest| rest.split('\\').nth(1)).context(shown.clone())?;
+        sent.split_whitespace().nth(3).context("no number")?.parse().context("no number")
+    };
+
+    // What is frozen in the guest leaves its kernel to take packets, which sockets then do not.
+    runv.call(&["pause", "c1"])?.expect(0)?;
+    send_all("10.77.20.2")?;
+    runv.call(&["resume", "c1"])?.expect(0)?;
+    answers(&mut kept, "after a pause")?;
+
+    machine.signal(Signal::STOP)?;
+    let held: Result<u64> = (0..20).try_for_each(|_| send_all("10.77.20.2")).and_then(|()| dropped());
+    let after = resident(devices)?;
+    machine.signal(Signal::CONT)?;
+    // In the tap's queue, and in that before it.
+    let held = 20 * COUNT - held?;
+    ensure!(held < 3 * COUNT, "{held} packets are held");
+    ensure!(after < before + 4096, "{after} KiB, and {before} before");
+    answers(&mut kept, "after a standstill")?;
+    answers(&mut connected("10.77.20.2:80")?, "new")
 }
