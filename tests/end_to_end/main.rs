@@ -24,6 +24,7 @@ mod net_faults;
 mod net_hostile;
 mod net_kinds;
 mod net_limits;
+mod net_queues;
 mod pods;
 mod process;
 mod resources;

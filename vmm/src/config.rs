@@ -112,6 +112,8 @@ pub enum DeviceKind {
     Net {
         /// The guest's address on the network.
         mac: [u8; 6],
+        /// Pairs of a receive and a transmit queue. With more than one there is a control queue.
+        queue_pairs: NonZeroU8,
     },
     /// virtio-balloon, virtio 1.2 section 5.5, with free page reporting.
     Balloon,

@@ -161,8 +161,11 @@ fn create<'plan>(
         creator.announce(&Announcement::Prepared)?;
         creator.wait()?;
     }
-    let Network { devices, configuration, live } =
-        if is_own { Network::take(prepared.network(), &plan.spec)? } else { Network::default() };
+    let Network { devices, configuration, live } = if is_own {
+        Network::take(prepared.network(), &plan.spec, prepared.cpus())?
+    } else {
+        Network::default()
+    };
     let (sandbox, boot_timeout) = prepared.start(devices)?;
     if configuration.resolver.is_some() {
         network::resolver::serve(&sandbox.directory)?;

@@ -19,6 +19,7 @@ mod survey;
 mod tap;
 
 use std::io;
+use std::num::NonZeroU8;
 
 use agent_protocol::agent as proto;
 use oci_spec::runtime::{LinuxNamespaceType, Spec};
@@ -71,6 +72,9 @@ pub(crate) struct Network {
     pub(crate) live: Option<Live>,
 }
 
+/// Pairs of queues of a device: as many as vCPUs, up to this.
+const MOST_QUEUE_PAIRS: NonZeroU8 = NonZeroU8::new(8).unwrap();
+
 /// With spare ones; what a machine has room for besides its other devices.
 const MOST_DEVICES: usize = 3;
 
@@ -92,26 +96,32 @@ impl Network {
     /// Takes over the interfaces of the calling thread's network namespace, which is that of the container of `spec`. The
     /// machine may get devices for interfaces that come later, too. A namespace without an interface needs nothing of
     /// the host, so that where there is not what networks take, none can come later; that is all.
-    pub(crate) fn take(options: NetworkOptions, spec: &Spec) -> Result<Self, NetworkError> {
+    pub(crate) fn take(options: NetworkOptions, spec: &Spec, cpus: NonZeroU8) -> Result<Self, NetworkError> {
+        let queues = cpus.min(MOST_QUEUE_PAIRS);
         let links = survey::links().map_err(NetworkError::Survey)?;
         if !links.is_empty() {
-            return Self::of(links, options.spare_interfaces(true), options);
+            return Self::of(links, options.spare_interfaces(true), options, queues);
         }
         let spare = options.spare_interfaces(has_user_namespace(spec));
         if spare == 0 {
             return Ok(Self::default());
         }
-        Ok(Self::of(links, spare, options).unwrap_or_else(|error| {
+        Ok(Self::of(links, spare, options, queues).unwrap_or_else(|error| {
             tracing::debug!(error = report::chain(&error), "no interface can come later");
             Self::default()
         }))
     }
 
-    fn of(links: Vec<Link>, spare: usize, options: NetworkOptions) -> Result<Self, NetworkError> {
+    fn of(
+        links: Vec<Link>,
+        spare: usize,
+        options: NetworkOptions,
+        queues: NonZeroU8,
+    ) -> Result<Self, NetworkError> {
         let requests = survey::requests(&links).map_err(NetworkError::Survey)?;
         let mut taps = Vec::new();
         for link in &links {
-            taps.push(Tap::new().map_err(no_tap(&link.name))?);
+            taps.push(Tap::new(queues).map_err(no_tap(&link.name))?);
         }
         let has_resolver = !links.is_empty() && resolver::is_there().map_err(NetworkError::Resolver)?;
         if has_resolver {
@@ -137,13 +147,13 @@ impl Network {
         };
         let mut slots: Vec<_> = links.iter().zip(&taps).map(|(link, tap)| Slot::of(link, tap)).collect();
         for number in 0..spare.min(MOST_DEVICES.saturating_sub(links.len())) {
-            let tap = Tap::new().map_err(no_tap("that may come"))?;
+            let tap = Tap::new(queues).map_err(no_tap("that may come"))?;
             slots.push(Slot::spare(number, &tap));
             taps.push(tap);
         }
         let devices = slots.iter().zip(taps);
         let devices =
-            devices.map(|(slot, tap)| NetworkDevice { mac: slot.device_mac, tap: tap.fd }).collect();
+            devices.map(|(slot, tap)| NetworkDevice { mac: slot.device_mac, tap: tap.queues }).collect();
         let live = Live::new(redirect, slots, links, &configuration.requests);
         Ok(Self { devices, configuration, live: Some(live) })
     }

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Read};
+use std::num::NonZeroU8;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::ExitStatusExt;
@@ -112,8 +113,8 @@ pub(crate) struct MoreDevices {
 pub(crate) struct NetworkDevice {
     /// Its address.
     pub(crate) mac: [u8; 6],
-    /// The host's end.
-    pub(crate) tap: OwnedFd,
+    /// The host's end: the queues of a tap, one for each pair of queues of the device.
+    pub(crate) tap: Vec<OwnedFd>,
 }
 
 /// Network devices, each with its socket and its tap.
@@ -136,9 +137,12 @@ fn network(
         } else {
             connected.into()
         };
-        frontends.push(VhostUserDevice { kind: DeviceKind::Net { mac: device.mac }, socket });
-        let (listener_fd, tap_fd) = (inherited.add(listener.into()), inherited.add(device.tap));
-        configs.push(NetConfig { listener_fd, tap_fd });
+        let queue_pairs = u8::try_from(device.tap.len()).ok().and_then(NonZeroU8::new);
+        let kind = DeviceKind::Net { mac: device.mac, queue_pairs: queue_pairs.unwrap_or(NonZeroU8::MIN) };
+        frontends.push(VhostUserDevice { kind, socket });
+        let listener_fd = inherited.add(listener.into());
+        let tap_fds = device.tap.into_iter().map(|queue| inherited.add(queue)).collect();
+        configs.push(NetConfig { listener_fd, tap_fds });
     }
     Ok(configs)
 }

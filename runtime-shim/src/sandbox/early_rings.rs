@@ -2,6 +2,7 @@
 //! of device before it has acknowledged the feature by which it does that; a backend that keeps to the vhost-user
 //! specification takes this for an error. So these requests wait here for the features. Frames do not pass here.
 
+use std::collections::BTreeMap;
 use std::io::{self, IoSlice, IoSliceMut, Read};
 use std::mem::MaybeUninit;
 use std::net::Shutdown;
@@ -27,8 +28,8 @@ const MAX_PAYLOAD: usize = 4096;
 /// Of the regions of guest memory.
 const MAX_FDS: usize = 8;
 
-/// Rings are two. More that wait are no frontend's.
-const MAX_WAITING: usize = 8;
+/// Of the kind of device with the most rings. Others are no frontend's.
+const MAX_RINGS: usize = 17;
 
 /// Number, all bytes, and descriptors.
 type Request = (u32, Vec<u8>, Vec<OwnedFd>);
@@ -56,19 +57,21 @@ fn pass_answers(mut from: &UnixStream, mut to: &UnixStream) {
 }
 
 fn pass_requests(from: &UnixStream, to: &UnixStream) -> io::Result<()> {
-    let mut waiting = Some(Vec::new());
+    // The last that each ring has been told.
+    let mut waiting = Some(BTreeMap::new());
     while let Some((request, bytes, fds)) = receive(from)? {
         if let (Some(waiting), SET_VRING_ENABLE) = (&mut waiting, request) {
-            if waiting.len() == MAX_WAITING {
+            let ring = bytes.get(HEADER_SIZE..HEADER_SIZE + 4).ok_or(io::ErrorKind::InvalidData)?.to_vec();
+            waiting.insert(ring, bytes);
+            if waiting.len() > MAX_RINGS {
                 return Err(io::ErrorKind::InvalidData.into());
             }
-            waiting.push(bytes);
             continue;
         }
         send(to, &bytes, &fds)?;
         if request == SET_FEATURES {
-            for bytes in waiting.take().unwrap_or_default() {
-                send(to, &bytes, &[])?;
+            for bytes in waiting.take().unwrap_or_default().values() {
+                send(to, bytes, &[])?;
             }
         }
     }
@@ -167,8 +170,9 @@ mod tests {
 
     #[test]
     fn what_no_frontend_sends_ends_both_connections() {
+        let rings = (0..18u64).map(|ring| request(18, &ring.to_ne_bytes())).collect::<Vec<_>>().concat();
         for bytes in
-            [request(5, &[])[..7].to_vec(), request(5, &[0; MAX_PAYLOAD + 1]), request(18, &[0; 8]).repeat(9)]
+            [request(5, &[])[..7].to_vec(), request(5, &[0; MAX_PAYLOAD + 1]), rings, request(18, &[])]
         {
             let (mut frontend, mut backend) = rig();
             frontend.write_all(&bytes).unwrap();

@@ -2,6 +2,7 @@
 //! so that what is wrong is told before a process runs.
 
 use std::io;
+use std::num::NonZeroU8;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -120,6 +121,11 @@ impl Prepared<'_> {
     /// The machine's memory.
     pub(crate) fn memory_mib(&self) -> u32 {
         self.plan.size.memory_mib
+    }
+
+    /// The machine's vCPUs.
+    pub(crate) fn cpus(&self) -> NonZeroU8 {
+        self.plan.size.cpus
     }
 
     /// What its network is to be.

@@ -44,7 +44,7 @@ pub(crate) struct ConsoleFds {
 #[derive(Debug)]
 pub(crate) struct NetFds {
     pub(crate) listener: OwnedFd,
-    pub(crate) tap: OwnedFd,
+    pub(crate) tap: Vec<OwnedFd>,
 }
 
 /// Reads the configuration from descriptor `config_fd`, takes what it names, and closes everything else.
@@ -73,7 +73,9 @@ pub(crate) fn take(config_fd: i32) -> Result<Inherited> {
     };
     let mut net = Vec::new();
     for device in &config.net {
-        net.push(NetFds { listener: fds.take(device.listener_fd)?, tap: fds.take(device.tap_fd)? });
+        let listener = fds.take(device.listener_fd)?;
+        let tap = device.tap_fds.iter().map(|fd| fds.take(*fd)).collect::<Result<_, _>>()?;
+        net.push(NetFds { listener, tap });
     }
     fds.close_others()?;
     Ok(Inherited { config, status, lifeline, fs, vsock, rng, balloon, console, net })

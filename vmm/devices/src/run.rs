@@ -10,9 +10,9 @@ use device_config::FsConfig;
 use devices::balloon::BalloonDevice;
 use devices::console::ConsoleDevice;
 use devices::fs::{FsDevice, FsError, options, share};
-use devices::net::NetDevice;
+use devices::net::NetPair;
 use devices::rng::RngDevice;
-use devices::server::{Served, serve};
+use devices::server::{Served, serve, serve_parts};
 use devices::vsock::VsockDevice;
 
 use crate::inherit::{self, ConsoleFds, Inherited, NetFds, VsockFds};
@@ -76,8 +76,8 @@ fn serve_all(inherited: Inherited) -> Result<()> {
         served.push(serve("console", ConsoleDevice::new(output), listener)?);
     }
     for NetFds { listener, tap } in net {
-        let device = NetDevice::new(tap).context("cannot use a tap")?;
-        served.push(serve("net", device, listener)?);
+        let pairs = NetPair::of(tap).context("cannot use a tap")?;
+        served.push(serve_parts("net", pairs, listener)?);
     }
     status.write_all(b"ready\n").context("cannot report that the devices are ready")?;
     drop(status);

@@ -1,8 +1,8 @@
 //! Serves devices to vhost-user frontends. The only place that knows `vhost-user-backend`.
 //!
 //! Each device has two threads, both made by that library: one answers the frontend's requests, the other works
-//! on the queues. The worker locks the device, then its queues, in this order; the first thread locks one of
-//! them at a time.
+//! on the queues. A device that comes in parts has one of the other kind for each part, with the queues of that part. The worker
+//! locks its part of the device, then its queues, in this order; the first thread locks one of them at a time.
 
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -66,24 +66,34 @@ pub fn serve<D: Device>(
     device: D,
     listener: OwnedFd,
 ) -> Result<Box<dyn Served>, ServerError> {
+    serve_parts(name, vec![device], listener)
+}
+
+/// Serves a device that comes in parts, each with a thread of its own, and the queues that follow those of the part before.
+/// What is asked of the device as a whole, the first part answers.
+///
+/// # Errors
+/// The connection cannot be accepted, or a thread cannot be started.
+pub fn serve_parts<D: Device>(
+    name: &'static str,
+    parts: Vec<D>,
+    listener: OwnedFd,
+) -> Result<Box<dyn Served>, ServerError> {
     let listener = UnixListener::from(listener);
     listener.set_nonblocking(false).map_err(|source| ServerError::Socket { device: name, source })?;
 
     let start =
         |error: vhost_user_backend::Error| ServerError::Start { device: name, reason: error.to_string() };
     let memory = Memory::new(GuestRam::new());
-    let event_fd = device.event_fd().map(|fd| fd.as_raw_fd());
-    let queue_count = device.queue_count();
-    let has_config = !device.config().is_empty();
-    let device = Mutex::new(device);
-    let backend = Arc::new(Backend { device, queue_count, has_config, memory: memory.clone() });
+    let event_fds: Vec<_> = parts.iter().map(|part| part.event_fd().map(|fd| fd.as_raw_fd())).collect();
+    let backend = Arc::new(Backend::new(parts, memory.clone()));
+    let event = event_id(backend.queue_count());
     let mut daemon = VhostUserDaemon::new(name.to_owned(), backend, memory).map_err(start)?;
-    if let Some(event_fd) = event_fd {
-        for handler in daemon.get_epoll_handlers() {
-            handler
-                .register_listener(event_fd, EventSet::IN, event_id(queue_count))
-                .map_err(|source| ServerError::Watch { device: name, source })?;
-        }
+    for (handler, event_fd) in daemon.get_epoll_handlers().into_iter().zip(event_fds) {
+        let Some(event_fd) = event_fd else { continue };
+        handler
+            .register_listener(event_fd, EventSet::IN, event)
+            .map_err(|source| ServerError::Watch { device: name, source })?;
     }
     daemon.start(&mut Listener::from(listener)).map_err(start)?;
     Ok(Box::new(Daemon { name, daemon }))
@@ -113,15 +123,37 @@ impl<D: Device> Served for Daemon<D> {
 
 /// Between a device and the library.
 struct Backend<D> {
-    device: Mutex<D>,
-    queue_count: usize,
+    parts: Vec<Part<D>>,
     has_config: bool,
     memory: Memory,
 }
 
-impl<D> Backend<D> {
+/// What one thread works on.
+struct Part<D> {
+    device: Mutex<D>,
+    queue_count: usize,
+}
+
+impl<D> Part<D> {
     fn device(&self) -> MutexGuard<'_, D> {
         self.device.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<D: Device> Backend<D> {
+    fn new(parts: Vec<D>, memory: Memory) -> Self {
+        let has_config = parts.first().is_some_and(|part| !part.config().is_empty());
+        let part = |device: D| Part { queue_count: device.queue_count(), device: Mutex::new(device) };
+        Self { parts: parts.into_iter().map(part).collect(), has_config, memory }
+    }
+
+    fn queue_count(&self) -> usize {
+        self.parts.iter().map(|part| part.queue_count).sum()
+    }
+
+    /// That which stands for the whole.
+    fn first(&self) -> Option<MutexGuard<'_, D>> {
+        self.parts.first().map(Part::device)
     }
 }
 
@@ -130,7 +162,17 @@ impl<D: Device> VhostUserBackend for Backend<D> {
     type Vring = VringMutex<Memory>;
 
     fn num_queues(&self) -> usize {
-        self.queue_count
+        self.queue_count()
+    }
+
+    fn queues_per_thread(&self) -> Vec<u64> {
+        let mut first = 0;
+        let mask = |part: &Part<D>| {
+            let queues = (0..u64::BITS as usize).skip(first).take(part.queue_count);
+            first += part.queue_count;
+            queues.fold(0, |mask, queue| mask | 1 << queue)
+        };
+        self.parts.iter().map(mask).collect()
     }
 
     fn max_queue_size(&self) -> usize {
@@ -142,13 +184,15 @@ impl<D: Device> VhostUserBackend for Backend<D> {
             | (1 << VIRTIO_RING_F_INDIRECT_DESC)
             | (1 << VIRTIO_RING_F_EVENT_IDX)
             | VhostUserVirtioFeatures::PROTOCOL_FEATURES.bits()
-            | self.device().features()
+            | self.first().map_or(0, |device| device.features())
     }
 
     fn acked_features(&self, features: u64) {
-        let mut device = self.device();
-        device.reset();
-        device.set_features(features);
+        for part in &self.parts {
+            let mut device = part.device();
+            device.reset();
+            device.set_features(features);
+        }
     }
 
     fn protocol_features(&self) -> VhostUserProtocolFeatures {
@@ -158,22 +202,29 @@ impl<D: Device> VhostUserBackend for Backend<D> {
         } else {
             VhostUserProtocolFeatures::empty()
         };
+        // QEMU (7.2 to 10) adds each region of memory once for each pair of queues of a network device, which is an error; a table
+        // of all of them it sends once.
+        let slots = if self.parts.len() > 1 {
+            VhostUserProtocolFeatures::empty()
+        } else {
+            VhostUserProtocolFeatures::CONFIGURE_MEM_SLOTS
+        };
         config
-            | VhostUserProtocolFeatures::CONFIGURE_MEM_SLOTS
+            | slots
             | VhostUserProtocolFeatures::MQ
             | VhostUserProtocolFeatures::REPLY_ACK
             | VhostUserProtocolFeatures::RESET_DEVICE
     }
 
     fn reset_device(&self) {
-        self.device().reset();
+        self.parts.iter().for_each(|part| part.device().reset());
     }
 
     fn set_event_idx(&self, _enabled: bool) {}
 
     fn get_config(&self, offset: u32, size: u32) -> Vec<u8> {
         // What lies behind a device's configuration space reads as zero (virtio 1.2 section 2.5.1 leaves it open).
-        let config = self.device().config();
+        let config = self.first().map_or_else(Vec::new, |device| device.config());
         config.into_iter().chain(std::iter::repeat(0)).skip(offset as usize).take(size as usize).collect()
     }
 
@@ -191,9 +242,10 @@ impl<D: Device> VhostUserBackend for Backend<D> {
         event: u16,
         _events: EventSet,
         vrings: &[Self::Vring],
-        _thread: usize,
+        thread: usize,
     ) -> io::Result<()> {
-        let mut device = self.device();
+        let Some(part) = self.parts.get(thread) else { return Ok(()) };
+        let mut device = part.device();
         let memory = self.memory.memory();
         let mut states: Vec<_> = vrings.iter().map(VringT::get_mut).collect();
         let mut queues: Vec<_> = states
@@ -203,7 +255,7 @@ impl<D: Device> VhostUserBackend for Backend<D> {
                 DeviceQueue::new(state.get_queue_mut(), &memory, active)
             })
             .collect();
-        if usize::from(event) < self.queue_count {
+        if usize::from(event) < part.queue_count {
             device.process_queue(event.into(), &mut queues);
         } else {
             device.process_events(&mut queues);

@@ -2,6 +2,8 @@
 //!
 //! All of it is given by the machine's configuration and constant, so no backend is asked for it.
 
+use std::num::NonZeroU8;
+
 use vmm::config::DeviceKind;
 
 /// virtio-fs: bytes of the tag, virtio 1.2 section 5.11.4.
@@ -41,8 +43,10 @@ pub(crate) fn model(kind: &DeviceKind) -> Result<Model, DeviceKindError> {
         DeviceKind::Rng => ("rng", 4, vec![256], Vec::new()),
         // Receive and transmit queue. Size, port count and emergency write need features that none offers.
         DeviceKind::Console => ("console", 3, vec![256; 2], vec![0; 12]),
-        // Receive and transmit queue. A large frame takes 43 of Linux's receive buffers.
-        DeviceKind::Net { mac } => ("net", 1, vec![256; 2], net_config(*mac)),
+        // Receive and transmit queues. A large frame takes 43 of Linux's receive buffers.
+        DeviceKind::Net { mac, queue_pairs } => {
+            ("net", 1, net_queues(*queue_pairs), net_config(*mac, *queue_pairs))
+        }
         // Inflate, deflate and reporting queue. A report of Linux has up to 32 blocks. The host asks for no page.
         DeviceKind::Balloon => ("balloon", 5, vec![32; 3], vec![0; 16]),
     };
@@ -60,11 +64,18 @@ fn fs_config(tag: &str) -> Result<Vec<u8>, DeviceKindError> {
     Ok(config)
 }
 
-/// virtio 1.2 section 5.1.4: the address; status, number of queue pairs and MTU need features that are not offered.
-fn net_config(mac: [u8; 6]) -> Vec<u8> {
-    let mut config = mac.to_vec();
-    config.resize(12, 0);
-    config
+/// virtio 1.2 section 5.1.2: those of the pairs, and a control queue, of which only devices of several pairs make use.
+fn net_queues(pairs: NonZeroU8) -> Vec<u16> {
+    let mut sizes = vec![256; 2 * usize::from(pairs.get())];
+    if pairs.get() > 1 {
+        sizes.push(64);
+    }
+    sizes
+}
+
+/// virtio 1.2 section 5.1.4: the address, and the number of queue pairs; status and MTU need features that are not offered.
+fn net_config(mac: [u8; 6], pairs: NonZeroU8) -> Vec<u8> {
+    [&mac[..], &[0; 2], &u16::from(pairs.get()).to_le_bytes(), &[0; 2]].concat()
 }
 
 /// virtio 1.2 section 5.10.4: the guest's CID, of which the upper half is zero. 0 to 2 mean any, the guest
@@ -86,6 +97,18 @@ mod tests {
         assert_eq!((fs.device_id, fs.config.len(), fs.queue_sizes.len()), (26, 40, 2));
         assert_eq!(&fs.config[..5], b"runv\0");
         assert_eq!(fs.config[36..], [1, 0, 0, 0]);
+    }
+
+    #[test]
+    fn a_network_device_of_several_pairs_has_a_control_queue_and_says_how_many_they_are() {
+        let net = |pairs| {
+            let queue_pairs = NonZeroU8::new(pairs).unwrap();
+            model(&DeviceKind::Net { mac: [2, 0, 0, 0, 0, 9], queue_pairs }).unwrap()
+        };
+        assert_eq!(net(1).queue_sizes, [256; 2]);
+        assert_eq!(net(1).config, [2, 0, 0, 0, 0, 9, 0, 0, 1, 0, 0, 0]);
+        assert_eq!(net(3).queue_sizes, [256, 256, 256, 256, 256, 256, 64]);
+        assert_eq!(net(3).config[6..], [0, 0, 3, 0, 0, 0]);
     }
 
     #[test]

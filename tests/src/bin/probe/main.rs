@@ -10,6 +10,7 @@ mod echo;
 mod features;
 mod files;
 mod frames;
+mod queues;
 mod streams;
 
 use std::env;
@@ -43,6 +44,7 @@ const USAGE: &str = "usage: probe COMMAND [ARGUMENT]...
                            so many by UDP, as fast as they go
   stream ADDRESS:PORT BYTES
                            so many by TCP, then what is answered to its end, to nowhere
+  queues INTERFACE         what a network device has counted, queue by queue
   echo PORT [GROUP]        answer over TCP and UDP with what comes, for ever, to a multicast group too
   frames INTERFACE COUNT SEED SUBNET MAC...
                            so many broken frames to all and to these, in a subnet of three numbers; how many the kernel took
@@ -77,6 +79,7 @@ fn main() -> Result<()> {
         }
         "spoof" => frames::spoof(argument(1)?, argument(2)?, number(3)?),
         "sniff" => frames::sniff(argument(1)?, argument(2)?),
+        "queues" => queues::show(argument(1)?),
         "signals" => streams::signals(),
         "bench-files" => bench_files::Job {
             directory: argument(1)?.as_ref(),

@@ -115,8 +115,9 @@ pub struct BalloonConfig {
 pub struct NetConfig {
     /// Listening unix socket with the frontend's connection pending.
     pub listener_fd: FdNumber,
-    /// A tap with headers of 12 bytes before its frames, not in any other process's hands.
-    pub tap_fd: FdNumber,
+    /// The queues of a tap with headers of 12 bytes before its frames, not in any other process's hands; one for each pair of
+    /// queues of the device. All but the first are detached.
+    pub tap_fds: Vec<FdNumber>,
 }
 
 /// A console for what the guest's kernel and agent say; nothing is read from it.

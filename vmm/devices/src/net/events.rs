@@ -39,14 +39,34 @@ impl Events {
 
     /// Wakes the device once more.
     pub(super) fn again(&self) {
-        // A counter that is full wakes it as well.
-        let _ = rustix::io::write(&self.again, &1u64.to_ne_bytes());
+        wake(&self.again);
+    }
+
+    /// Lets another thread wake the device. Errors are those of dup(2).
+    pub(super) fn waker(&self) -> io::Result<Waker> {
+        self.again.try_clone().map(Waker)
     }
 
     /// Whether it was woken by [`Events::again`].
     pub(super) fn take_again(&self) -> bool {
         rustix::io::read(&self.again, &mut [0; 8]).is_ok()
     }
+}
+
+/// Of a device on another thread.
+#[derive(Debug)]
+pub(super) struct Waker(OwnedFd);
+
+impl Waker {
+    /// As [`Events::again`].
+    pub(super) fn wake(&self) {
+        wake(&self.0);
+    }
+}
+
+fn wake(event: &OwnedFd) {
+    // A counter that is full wakes it as well.
+    let _ = rustix::io::write(event, &1u64.to_ne_bytes());
 }
 
 impl AsFd for Events {

@@ -1,33 +1,40 @@
 //! virtio-net (virtio 1.2 section 5.1): frames between the guest and a tap of the host.
 //!
-//! One pair of queues and no control queue: filters of addresses would only spare the guest frames that its own stack
-//! ignores. Checksums and the cutting of large TCP packets are left to whoever is last to need them: both directions
+//! A device has one pair of queues, or several, each with a queue of the tap and a thread of its own ([`NetPair`]). Several come
+//! with a control queue, on which the driver says of how many it makes use; frontends may serve that queue themselves, and
+//! enable and disable rings instead. Filters of addresses are not offered: they would only spare the guest frames that its own
+//! stack ignores. Checksums and the cutting of large TCP packets are left to whoever is last to need them: both directions
 //! carry the header by which Linux's tap and virtio-net agree on that, and the guest's is checked (`header`).
 //!
 //! Not a switch and not a filter: what may pass is the business of the host's network namespace.
 
+mod control;
 mod events;
 mod header;
 mod tap;
 
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Instant;
 
 use vhost_user_backend::bitmap::BitmapMmapRegion;
 use virtio_bindings::virtio_net::{
-    VIRTIO_NET_F_CSUM, VIRTIO_NET_F_HOST_ECN, VIRTIO_NET_F_HOST_TSO4, VIRTIO_NET_F_HOST_TSO6,
-    VIRTIO_NET_F_MAC, VIRTIO_NET_F_MRG_RXBUF,
+    VIRTIO_NET_F_CSUM, VIRTIO_NET_F_CTRL_VQ, VIRTIO_NET_F_HOST_ECN, VIRTIO_NET_F_HOST_TSO4,
+    VIRTIO_NET_F_HOST_TSO6, VIRTIO_NET_F_MAC, VIRTIO_NET_F_MQ, VIRTIO_NET_F_MRG_RXBUF,
 };
 
 use crate::device::Device;
 use crate::queue::{Chain, DeviceQueue, GuestRam};
-use events::Events;
+use control::Patience;
+use events::{Events, Waker};
 use header::{MAX_PACKET, MIN_PACKET};
 use tap::Tap;
 
-/// Queue numbers (virtio 1.2 section 5.1.2).
+/// Queue numbers of a pair (virtio 1.2 section 5.1.2), and that of the control queue, which comes after the last pair.
 const RECEIVE: usize = 0;
 const TRANSMIT: usize = 1;
+const CONTROL: usize = 2;
 
 /// Frames of one direction that are moved before the other gets its turn, and the frontend its answer.
 const BUDGET: usize = 128;
@@ -46,14 +53,33 @@ const FEATURES: u64 = 1 << VIRTIO_NET_F_CSUM
 /// Where a chain of the guest's can be written to.
 type Writer<'a> = virtio_queue::Writer<'a, vm_memory::bitmap::BS<'a, BitmapMmapRegion>>;
 
-/// A network device on a tap.
+/// Features of a device of several pairs.
+const SEVERAL: u64 = 1 << VIRTIO_NET_F_MQ | 1 << VIRTIO_NET_F_CTRL_VQ;
+
+/// What the pairs of a device have in common.
 #[derive(Debug)]
-pub struct NetDevice {
-    tap: Tap,
-    events: Events,
+struct Common {
+    /// The queues of the tap, one for each pair.
+    taps: Vec<Tap>,
     /// What is offered.
     offered: u64,
-    /// What the driver has acknowledged of it.
+    /// Of how many pairs the driver makes use. Each pair reads it for as long as it moves frames, so that no more come to a
+    /// pair once its number has become too large.
+    in_use: RwLock<usize>,
+    /// Of all pairs.
+    wakers: Vec<Waker>,
+}
+
+/// A pair of queues of a network device, on a queue of its tap.
+#[derive(Debug)]
+pub struct NetPair {
+    number: usize,
+    common: Arc<Common>,
+    events: Events,
+    /// Whether frames come to this queue of the tap.
+    is_attached: bool,
+    patience: Patience,
+    /// What the driver has acknowledged of what is offered.
     acknowledged: u64,
     /// A frame from the tap with its header, and how much of this is one that waits for the guest's buffers.
     received: Box<[u8]>,
@@ -62,17 +88,97 @@ pub struct NetDevice {
     sent: Box<[u8]>,
 }
 
-impl NetDevice {
-    /// `tap` has headers of 12 bytes.
+impl NetPair {
+    /// The pairs of a device. `queues` are those of one tap, which has headers of 12 bytes; all but the first are detached.
     ///
     /// # Errors
     /// The tap cannot be watched.
-    pub fn new(tap: OwnedFd) -> io::Result<Self> {
-        let tap = Tap::new(tap)?;
-        let events = Events::new(tap.as_fd())?;
-        let offered = FEATURES | tap.features();
+    pub fn of(queues: Vec<OwnedFd>) -> io::Result<Vec<Self>> {
+        let taps = queues.into_iter().map(Tap::new).collect::<io::Result<Vec<_>>>()?;
+        let events = taps.iter().map(|tap| Events::new(tap.as_fd())).collect::<io::Result<Vec<_>>>()?;
+        let several = if taps.len() > 1 { SEVERAL } else { 0 };
+        let common = Arc::new(Common {
+            offered: FEATURES | several | taps.first().map_or(0, Tap::features),
+            in_use: RwLock::new(1),
+            wakers: events.iter().map(Events::waker).collect::<io::Result<_>>()?,
+            taps,
+        });
+        let now = Instant::now();
+        let pair = |(number, events)| Self::new(number, Arc::clone(&common), events, now);
+        Ok(events.into_iter().enumerate().map(pair).collect())
+    }
+
+    fn new(number: usize, common: Arc<Common>, events: Events, now: Instant) -> Self {
         let room = || vec![0; MAX_PACKET].into_boxed_slice();
-        Ok(Self { tap, events, offered, acknowledged: 0, received: room(), waiting: None, sent: room() })
+        let is_attached = number == 0;
+        let mut pair = Self {
+            number,
+            common,
+            events,
+            is_attached,
+            patience: Patience::new(now),
+            acknowledged: 0,
+            received: room(),
+            waiting: None,
+            sent: room(),
+        };
+        pair.listen(is_attached);
+        pair
+    }
+
+    fn has(&self, feature: u32) -> bool {
+        self.acknowledged & 1 << feature != 0
+    }
+
+    /// The queue of the tap by which frames leave: its own, or as long as that is detached the first one.
+    fn outlet(&self) -> usize {
+        if self.is_attached { self.number } else { 0 }
+    }
+
+    fn is_last(&self) -> bool {
+        self.number + 1 == self.common.taps.len()
+    }
+
+    /// Which of this pair's queues the driver takes for the control queue. Without several pairs it is that after the first.
+    fn control_queue(&self) -> Option<usize> {
+        match (self.has(VIRTIO_NET_F_CTRL_VQ), self.has(VIRTIO_NET_F_MQ)) {
+            (true, true) => self.is_last().then_some(CONTROL),
+            (true, false) => (self.number == 1).then_some(RECEIVE),
+            (false, _) => None,
+        }
+    }
+
+    /// Answers the driver's commands.
+    fn control(&self, queue: &mut DeviceQueue<'_>) {
+        queue.drain(|memory, chain| control::execute(memory, chain, |pairs| self.set_in_use(pairs.into())));
+    }
+
+    /// From now on no frame comes to the pairs behind those.
+    fn set_in_use(&self, pairs: usize) -> bool {
+        let common = &self.common;
+        if !self.has(VIRTIO_NET_F_MQ) || pairs == 0 || pairs > common.taps.len() {
+            return false;
+        }
+        let before =
+            std::mem::replace(&mut *common.in_use.write().unwrap_or_else(PoisonError::into_inner), pairs);
+        let changed = common.wakers.iter().take(pairs.max(before)).skip(pairs.min(before));
+        changed.for_each(Waker::wake);
+        true
+    }
+
+    /// Has frames come to this queue of the tap if it is one of `in_use`, and not otherwise. With a frontend that serves the
+    /// control queue itself those are in use whose rings it has enabled.
+    fn follow(&mut self, in_use: usize, queues: &[DeviceQueue<'_>]) {
+        let Some(tap) = self.common.taps.get(self.number).filter(|_| self.number > 0) else { return };
+        let is_meant = !self.has(VIRTIO_NET_F_CTRL_VQ) || self.number < in_use;
+        let is_ready = queues.get(RECEIVE).is_some_and(DeviceQueue::is_active);
+        let wanted = self.has(VIRTIO_NET_F_MQ) && is_meant && is_ready;
+        // Until it may be attached, its frames take the first queue.
+        if wanted == self.is_attached || wanted && !self.patience.take(Instant::now()) {
+            return;
+        }
+        self.is_attached = tap.attach(wanted) && wanted;
+        self.waiting = None;
     }
 
     /// From the guest to the tap.
@@ -99,17 +205,23 @@ impl NetDevice {
         if length < MIN_PACKET {
             return;
         }
+        let Some(tap) = self.common.taps.get(self.outlet()) else { return };
         let Some(packet) = self.sent.get_mut(..length) else { return };
         if reader.read_exact(packet).is_ok() && header::check(packet, self.acknowledged).is_some() {
-            self.tap.send(packet);
+            tap.send(packet);
         }
     }
 
     /// From the tap to the guest.
     fn receive(&mut self, queue: &mut DeviceQueue<'_>) {
+        if !self.is_attached {
+            return self.listen(false);
+        }
         for _ in 0..BUDGET {
-            let Some(length) = self.waiting.take().or_else(|| self.tap.receive(&mut self.received)) else {
-                return self.events.listen(self.tap.as_fd(), true);
+            let tap = self.common.taps.get(self.number);
+            let next = || tap.and_then(|tap| tap.receive(&mut self.received));
+            let Some(length) = self.waiting.take().or_else(next) else {
+                return self.listen(true);
             };
             if self.deliver(queue, length) {
                 continue;
@@ -117,16 +229,23 @@ impl NetDevice {
             self.waiting = Some(length);
             if !queue.request_kick() {
                 // The guest's next buffer goes on.
-                return self.events.listen(self.tap.as_fd(), false);
+                return self.listen(false);
             }
         }
         self.events.again();
     }
 
+    /// Whether frames of the tap wake this pair.
+    fn listen(&mut self, listening: bool) {
+        if let Some(tap) = self.common.taps.get(self.number) {
+            self.events.listen(tap.as_fd(), listening);
+        }
+    }
+
     /// Puts a frame into the guest's buffers; false when they are too few.
     fn deliver(&mut self, queue: &mut DeviceQueue<'_>, length: usize) -> bool {
         let Some(packet) = self.received.get_mut(..length) else { return true };
-        let mergeable = self.acknowledged & (1 << VIRTIO_NET_F_MRG_RXBUF) != 0;
+        let mergeable = self.acknowledged & 1 << VIRTIO_NET_F_MRG_RXBUF != 0;
         let most = if mergeable { MAX_BUFFERS } else { 1 };
         let mut buffers: Vec<(u16, Option<Writer<'_>>)> = Vec::new();
         let mut room = 0;
@@ -164,18 +283,21 @@ fn fill(writer: Option<Writer<'_>>, rest: &mut &[u8]) -> u32 {
     u32::try_from(writer.bytes_written()).unwrap_or(0)
 }
 
-impl Device for NetDevice {
+impl Device for NetPair {
     fn queue_count(&self) -> usize {
-        2
+        if self.is_last() && self.number > 0 { CONTROL + 1 } else { CONTROL }
     }
 
     fn features(&self) -> u64 {
-        self.offered
+        self.common.offered
     }
 
     fn set_features(&mut self, features: u64) {
-        self.acknowledged = features & self.offered;
-        self.tap.set_features(self.acknowledged);
+        self.acknowledged = features & self.common.offered;
+        // They are those of the tap as a whole.
+        if let Some(tap) = self.common.taps.first().filter(|_| self.number == 0) {
+            tap.set_features(self.acknowledged);
+        }
     }
 
     fn event_fd(&self) -> Option<BorrowedFd<'_>> {
@@ -183,6 +305,12 @@ impl Device for NetDevice {
     }
 
     fn process_queue(&mut self, index: usize, queues: &mut [DeviceQueue<'_>]) {
+        if self.control_queue() == Some(index) {
+            return queues.get_mut(index).into_iter().for_each(|queue| self.control(queue));
+        }
+        let common = Arc::clone(&self.common);
+        let in_use = common.in_use.read().unwrap_or_else(PoisonError::into_inner);
+        self.follow(*in_use, queues);
         match (index, queues.get_mut(index)) {
             (RECEIVE, Some(queue)) => self.receive(queue),
             (TRANSMIT, Some(queue)) => self.transmit(queue),
@@ -191,6 +319,9 @@ impl Device for NetDevice {
     }
 
     fn process_events(&mut self, queues: &mut [DeviceQueue<'_>]) {
+        let common = Arc::clone(&self.common);
+        let in_use = common.in_use.read().unwrap_or_else(PoisonError::into_inner);
+        self.follow(*in_use, queues);
         if self.events.take_again()
             && let Some(queue) = queues.get_mut(TRANSMIT)
         {
@@ -204,7 +335,8 @@ impl Device for NetDevice {
     fn reset(&mut self) {
         self.acknowledged = 0;
         self.waiting = None;
-        self.events.listen(self.tap.as_fd(), true);
+        *self.common.in_use.write().unwrap_or_else(PoisonError::into_inner) = 1;
+        self.listen(self.is_attached);
     }
 }
 
@@ -212,3 +344,5 @@ impl Device for NetDevice {
 mod hostile_tests;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_several;

@@ -1,6 +1,6 @@
 //! The host's end of the cable: a tap that somebody else has made, with a header of 12 bytes before each frame.
 
-#![allow(unsafe_code, reason = "TUNSETOFFLOAD has no safe wrapper")]
+#![allow(unsafe_code, reason = "the ioctls of a tap have no safe wrappers")]
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -20,7 +20,10 @@ const OFFLOADS: [(u32, libc::c_ulong); 4] = [
 /// `_IOW('T', 208, unsigned int)`.
 const TUNSETOFFLOAD: libc::c_ulong = 0x4004_54d0;
 
-/// A tap, or anything else that keeps frames apart, such as a socket of datagrams.
+/// `_IOW('T', 217, int)`, with an `ifreq` of which it reads the flags.
+const TUNSETQUEUE: libc::c_ulong = 0x4004_54d9;
+
+/// A queue of a tap, or anything else that keeps frames apart, such as a socket of datagrams.
 #[derive(Debug)]
 pub(super) struct Tap(OwnedFd);
 
@@ -45,6 +48,17 @@ impl Tap {
             .fold(0, |flags, (_, flag)| flags | flag);
         // SAFETY: TUNSETOFFLOAD takes its argument as a number and touches no memory; any other file refuses it.
         unsafe { libc::ioctl(self.0.as_raw_fd(), TUNSETOFFLOAD, flags) == 0 }
+    }
+
+    /// Whether the host may choose this queue for frames. False if it cannot do so; what is no tap has one queue, which it may.
+    pub(super) fn attach(&self, attached: bool) -> bool {
+        // SAFETY: `ifreq` is a plain structure of integers and arrays, for which zero is valid.
+        let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+        let flag = if attached { libc::IFF_ATTACH_QUEUE } else { libc::IFF_DETACH_QUEUE };
+        request.ifr_ifru.ifru_flags = libc::c_short::try_from(flag).unwrap_or(0);
+        // SAFETY: TUNSETQUEUE reads one `ifreq`, which is live.
+        let done = unsafe { libc::ioctl(self.0.as_raw_fd(), TUNSETQUEUE, &raw const request) };
+        done == 0 || io::Error::last_os_error().raw_os_error() == Some(libc::ENOTTY)
     }
 
     /// The length of the next frame with its header, if one is there.

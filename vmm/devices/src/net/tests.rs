@@ -11,11 +11,11 @@ use super::*;
 use crate::fake_guest::{Buffer, Desc, FakeGuest, HIGH, INDIRECT, LOW_SIZE, NEXT, WRITE};
 
 /// Behind the queues.
-const BUFFER: u64 = 0x10_0000;
+pub(super) const BUFFER: u64 = 0x10_0000;
 
-struct Rig {
-    guest: FakeGuest<NetDevice>,
-    cable: UnixDatagram,
+pub(super) struct Rig {
+    pub(super) guest: FakeGuest<NetPair>,
+    pub(super) cable: UnixDatagram,
 }
 
 impl Rig {
@@ -25,13 +25,19 @@ impl Rig {
 
     fn with_features(features: u64) -> Self {
         let (tap, cable) = cable();
-        let mut guest = FakeGuest::new(NetDevice::new(tap).unwrap(), 256);
+        let pair = NetPair::of(vec![tap]).unwrap().remove(0);
+        Self::of(pair, cable, features)
+    }
+
+    pub(super) fn of(pair: NetPair, cable: UnixDatagram, features: u64) -> Self {
+        let mut guest = FakeGuest::new(pair, 256);
+        guest.device.reset();
         guest.device.set_features(features);
         Self { guest, cable }
     }
 
     /// What comes out of the guest's chain.
-    fn sent(&mut self, packet: &[u8], buffers: &[Buffer]) -> Option<Vec<u8>> {
+    pub(super) fn sent(&mut self, packet: &[u8], buffers: &[Buffer]) -> Option<Vec<u8>> {
         self.guest.ram.write_slice(packet, GuestAddress(BUFFER)).unwrap();
         self.guest.queues[TRANSMIT].add(&self.guest.ram, buffers);
         self.guest.kick(TRANSMIT);
@@ -39,7 +45,7 @@ impl Rig {
         self.taken()
     }
 
-    fn taken(&self) -> Option<Vec<u8>> {
+    pub(super) fn taken(&self) -> Option<Vec<u8>> {
         let mut packet = vec![0; 1 << 17];
         // No bytes are the end.
         let length = self.cable.recv(&mut packet).ok().filter(|length| *length > 0)?;
@@ -48,7 +54,7 @@ impl Rig {
     }
 
     /// Gives the guest buffers for frames, each of so many bytes.
-    fn offer(&mut self, sizes: &[u32]) {
+    pub(super) fn offer(&mut self, sizes: &[u32]) {
         let mut address = BUFFER;
         for size in sizes {
             self.guest.queues[RECEIVE].add(&self.guest.ram, &[(address, *size, WRITE)]);
@@ -57,7 +63,7 @@ impl Rig {
     }
 
     /// The lengths of the buffers that came back.
-    fn filled(&mut self) -> Vec<u32> {
+    pub(super) fn filled(&mut self) -> Vec<u32> {
         let queue = &mut self.guest.queues[RECEIVE];
         std::iter::from_fn(|| queue.take_used(&self.guest.ram)).map(|(_, length)| length).collect()
     }
@@ -70,13 +76,13 @@ impl Rig {
 }
 
 /// The device's end and the test's. Unlike datagrams, packets in order are only limited by their size.
-fn cable() -> (OwnedFd, UnixDatagram) {
+pub(super) fn cable() -> (OwnedFd, UnixDatagram) {
     let flags = SocketFlags::NONBLOCK;
     let (tap, cable) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).unwrap();
     (tap, cable.into())
 }
 
-fn frame(length: usize) -> Vec<u8> {
+pub(super) fn frame(length: usize) -> Vec<u8> {
     let content = (0..length).map(|index| u8::try_from(index % 251).unwrap());
     [0; HEADER_SIZE].into_iter().chain(content).collect()
 }
@@ -206,7 +212,7 @@ fn a_peer_that_has_gone_is_a_cable_without_signal() {
     assert!(rig.filled().is_empty());
 }
 
-fn any_desc() -> impl Strategy<Value = Desc> {
+pub(super) fn any_desc() -> impl Strategy<Value = Desc> {
     let address = prop_oneof![BUFFER..BUFFER + 0x1000, HIGH..HIGH + 0x1000, any::<u64>()];
     let length = prop_oneof![0u32..3000, any::<u32>()];
     let flags = prop_oneof![0..=NEXT | WRITE, 0..=NEXT | WRITE | INDIRECT];

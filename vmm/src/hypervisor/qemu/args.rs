@@ -151,10 +151,10 @@ fn frontend(kind: &DeviceKind, chardev: &str) -> Result<serde_json::Value, Argum
             Ok(json!({ "driver": "vhost-user-vsock-device", "chardev": chardev }))
         }
         DeviceKind::Rng => Ok(json!({ "driver": "vhost-user-rng", "chardev": chardev })),
-        // Without the control queue, which QEMU would serve: the backend has none.
-        DeviceKind::Net { mac } => Ok(json!({
+        // QEMU serves the control queue, of which only a device of several pairs makes use, and enables and disables their rings.
+        DeviceKind::Net { mac, queue_pairs } => Ok(json!({
             "driver": "virtio-net-device", "netdev": format!("net-{chardev}"), "mac": mac_address(*mac),
-            "ctrl_vq": false, "ctrl_rx": false, "ctrl_rx_extra": false, "ctrl_vlan": false,
+            "mq": queue_pairs.get() > 1, "ctrl_vq": queue_pairs.get() > 1, "ctrl_rx": false, "ctrl_rx_extra": false, "ctrl_vlan": false,
             "ctrl_mac_addr": false, "ctrl_guest_offloads": false, "guest_announce": false, "status": false,
         })),
         DeviceKind::Console => Err(ArgumentError::NoConsoleFrontend),
@@ -181,10 +181,10 @@ impl Argv {
     /// A device, its connection, and `id` for both.
     fn vhost_user(&mut self, id: &str, device: &Device<'_>) -> Result<(), ArgumentError> {
         let frontend = frontend(device.kind, id)?;
-        if let DeviceKind::Net { .. } = device.kind {
+        if let DeviceKind::Net { queue_pairs, .. } = device.kind {
             // Of a socket that it inherits connected, QEMU does not believe that it can pass descriptors.
             self.option("-chardev", &format!("socket,id={id},path={}", inherited(device.socket)));
-            self.option("-netdev", &format!("vhost-user,id=net-{id},chardev={id}"));
+            self.option("-netdev", &format!("vhost-user,id=net-{id},chardev={id},queues={queue_pairs}"));
         } else {
             self.option("-chardev", &format!("socket,id={id},fd={}", device.socket));
         }
@@ -247,12 +247,15 @@ mod tests {
 
     #[test]
     fn a_network_device_is_connected_by_the_place_of_its_socket() {
-        let words = arguments(&machine(&[DeviceKind::Net { mac: [2, 0, 0xab, 0, 0, 1] }])).unwrap();
+        let queue_pairs = NonZeroU8::new(2).unwrap();
+        let words =
+            arguments(&machine(&[DeviceKind::Net { mac: [2, 0, 0xab, 0, 0, 1], queue_pairs }])).unwrap();
         let line = words.join(" ");
-        let expected = "-chardev socket,id=device0,path=/proc/self/fd/70 -netdev vhost-user,id=net-device0,chardev=device0 -device {";
+        let expected = "-chardev socket,id=device0,path=/proc/self/fd/70 -netdev vhost-user,id=net-device0,chardev=device0,queues=2 -device {";
         assert!(line.contains(expected), "{line}");
         let device: serde_json::Value = serde_json::from_str(words.last().unwrap()).unwrap();
         assert_eq!((&device["mac"], &device["netdev"]), (&"02:00:ab:00:00:01".into(), &"net-device0".into()));
+        assert_eq!((&device["mq"], &device["ctrl_vq"]), (&true.into(), &true.into()));
     }
 
     #[test]
