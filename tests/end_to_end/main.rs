@@ -25,6 +25,7 @@ mod net_hostile;
 mod net_kinds;
 mod net_limits;
 mod net_queues;
+mod net_vhost;
 mod pods;
 mod process;
 mod resources;

@@ -9,7 +9,7 @@ use e2e::{Bundle, Deadline, Runtime, alone};
 use crate::net::{bundle_in, said};
 
 /// With so many vCPUs.
-fn of_vcpus(bundle: &Bundle, cpus: u8) -> Result<Runtime<'_>> {
+pub(crate) fn of_vcpus(bundle: &Bundle, cpus: u8) -> Result<Runtime<'_>> {
     let runv = Runtime::new(bundle)?;
     let text = fs::read_to_string(runv.file("runv.toml"))?;
     let others = text.lines().filter(|line| !line.starts_with("cpus"));

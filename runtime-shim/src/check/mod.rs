@@ -68,7 +68,7 @@ pub(crate) fn look(config: &Config, installation: &Installation) -> Report {
     let facts = hypervisors::facts(config.qemu.path.as_deref());
     let mut checks = vec![privileges::check()];
     checks.extend(hypervisors::check(&facts));
-    checks.extend(network::check());
+    checks.extend(network::check(config.network.vhost));
     checks.push(cgroup::check());
     checks.push(memory::check(config.memory));
     checks.extend(guest::check(config, installation));

@@ -1,21 +1,40 @@
-//! What networks of sandboxes stand on: the tun device and nf_tables' redirection, and vhost for completeness.
+//! What networks of sandboxes stand on: the tun device, nf_tables' redirection, and vhost-net where it is wanted.
 
 use std::fs::{self, OpenOptions};
+use std::io;
 use std::path::Path;
 
 use super::Finding;
+use crate::config::Vhost;
+use crate::network::vhost;
 use crate::report::chain;
 
-pub(super) fn check() -> Vec<Finding> {
-    let mut found = vec![vhost("vhost-vsock"), vhost("vhost-net"), tun(Path::new("/dev/net/tun"))];
+pub(super) fn check(wanted: Vhost) -> Vec<Finding> {
+    let opened = vhost::open_once().map(drop);
+    let mut found = vec![vhost_vsock(), vhost_net(wanted, opened), tun(Path::new("/dev/net/tun"))];
     found.extend(redirection());
     found
 }
 
-/// The devices of a sandbox run in a process of their own, so the kernel's are never needed.
-fn vhost(name: &'static str) -> Finding {
-    let there = Path::new("/dev").join(name).exists();
-    Finding::ok(name, if there { "there (not used)" } else { "not there (not needed)" })
+/// A sandbox has a vsock device in a process of its own, so the kernel's is never needed.
+fn vhost_vsock() -> Finding {
+    let there = Path::new("/dev/vhost-vsock").exists();
+    Finding::ok("vhost-vsock", if there { "there (not used)" } else { "not there (not needed)" })
+}
+
+fn vhost_net(wanted: Vhost, opened: io::Result<()>) -> Finding {
+    let name = "vhost-net";
+    match (wanted, opened) {
+        (Vhost::Off, Ok(())) => Finding::ok(name, "there (not used: network.vhost is \"off\")"),
+        (Vhost::Off, Err(_)) => Finding::ok(name, "not there (not needed)"),
+        (Vhost::Auto | Vhost::On, Ok(())) => Finding::ok(name, "moves the frames of networks"),
+        (Vhost::Auto, Err(_)) => Finding::ok(name, "not there (the device process moves frames)"),
+        (Vhost::On, Err(error)) => Finding::warn(
+            name,
+            format!("cannot open {}: {}", vhost::PATH, chain(&error)),
+            "modprobe vhost_net, or network.vhost = \"auto\" (for networks)",
+        ),
+    }
 }
 
 fn tun(path: &Path) -> Finding {

@@ -25,7 +25,7 @@ pub(crate) use balloon::Balloon;
 pub(crate) use cpus::Cpus;
 pub(crate) use load::{LoadError, load};
 pub(crate) use memory::{MAX_MIB as MAX_MEMORY_MIB, MemorySize};
-pub(crate) use network::NetworkOptions;
+pub(crate) use network::{NetworkOptions, Vhost};
 #[cfg(test)]
 pub(crate) use rate_limit::Rate;
 pub(crate) use rate_limit::RateLimit;

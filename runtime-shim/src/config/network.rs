@@ -13,10 +13,26 @@ const MOST_SPARE: u8 = 2;
 pub(crate) struct NetworkOptions {
     /// Devices of a machine for interfaces that come while it runs.
     pub(crate) spare_interfaces: Option<u8>,
+    /// Whether the host's kernel moves the frames.
+    pub(crate) vhost: Vhost,
     /// What each interface may bring to the guest.
     pub(crate) receive_limit: RateLimit,
     /// What the guest may send by each.
     pub(crate) send_limit: RateLimit,
+}
+
+/// Who moves frames between a guest and its taps: with vhost-net, the host's kernel, which then reads what the guest has
+/// written into its rings.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Vhost {
+    /// The device process.
+    #[default]
+    Off,
+    /// The host's kernel where it can, the device process elsewhere.
+    Auto,
+    /// The host's kernel.
+    On,
 }
 
 impl NetworkOptions {
@@ -48,5 +64,12 @@ mod tests {
         assert!(parse("spare_interfaces = 2").unwrap().check().is_ok());
         assert!(parse("spare_interfaces = 3").unwrap().check().is_err());
         assert!(parse("spare = 1").is_err());
+    }
+
+    #[test]
+    fn the_hosts_kernel_moves_frames_only_where_the_administrator_says_so() {
+        let parse = |text| toml::from_str::<NetworkOptions>(text).map(|options| options.vhost).ok();
+        assert_eq!((parse(""), parse("vhost = \"auto\"")), (Some(Vhost::Off), Some(Vhost::Auto)));
+        assert_eq!((parse("vhost = \"on\""), parse("vhost = true")), (Some(Vhost::On), None));
     }
 }

@@ -17,6 +17,7 @@ mod redirect;
 pub(crate) mod resolver;
 mod survey;
 mod tap;
+pub(crate) mod vhost;
 
 use std::io;
 use std::num::NonZeroU8;
@@ -48,6 +49,12 @@ pub(crate) enum NetworkError {
         #[source]
         source: io::Error,
     },
+    /// The host's kernel is to move frames.
+    #[error(
+        "cannot open {}; load the module vhost_net, or set network.vhost of the configuration to \"auto\" or \"off\"",
+        vhost::PATH
+    )]
+    Vhost(#[source] io::Error),
     /// The way between them.
     #[error(
         "cannot join the interfaces of the container's network namespace to the guest (nf_tables, `fwd`, `dup` for a resolver, and `limit` for limits)"
@@ -106,10 +113,13 @@ impl Network {
         if spare == 0 {
             return Ok(Self::default());
         }
-        Ok(Self::of(links, spare, options, queues).unwrap_or_else(|error| {
-            tracing::debug!(error = report::chain(&error), "no interface can come later");
-            Self::default()
-        }))
+        match Self::of(links, spare, options, queues) {
+            Err(error) if !matches!(error, NetworkError::Vhost(_)) => {
+                tracing::debug!(error = report::chain(&error), "no interface can come later");
+                Ok(Self::default())
+            }
+            other => other,
+        }
     }
 
     fn of(
@@ -151,9 +161,11 @@ impl Network {
             slots.push(Slot::spare(number, &tap));
             taps.push(tap);
         }
-        let devices = slots.iter().zip(taps);
-        let devices =
-            devices.map(|(slot, tap)| NetworkDevice { mac: slot.device_mac, tap: tap.queues }).collect();
+        let mut devices = Vec::new();
+        for (slot, tap) in slots.iter().zip(taps) {
+            let vhost = vhost::open(options.vhost, tap.queues.len()).map_err(NetworkError::Vhost)?;
+            devices.push(NetworkDevice { mac: slot.device_mac, tap: tap.queues, vhost });
+        }
         let live = Live::new(redirect, slots, links, &configuration.requests);
         Ok(Self { devices, configuration, live: Some(live) })
     }

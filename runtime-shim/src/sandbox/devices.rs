@@ -115,6 +115,8 @@ pub(crate) struct NetworkDevice {
     pub(crate) mac: [u8; 6],
     /// The host's end: the queues of a tap, one for each pair of queues of the device.
     pub(crate) tap: Vec<OwnedFd>,
+    /// `/dev/vhost-net` for each of those, if the host's kernel is to move the frames.
+    pub(crate) vhost: Vec<OwnedFd>,
 }
 
 /// Network devices, each with its socket and its tap.
@@ -142,7 +144,8 @@ fn network(
         frontends.push(VhostUserDevice { kind, socket });
         let listener_fd = inherited.add(listener.into());
         let tap_fds = device.tap.into_iter().map(|queue| inherited.add(queue)).collect();
-        configs.push(NetConfig { listener_fd, tap_fds });
+        let vhost_fds = device.vhost.into_iter().map(|vhost| inherited.add(vhost)).collect();
+        configs.push(NetConfig { listener_fd, tap_fds, vhost_fds });
     }
     Ok(configs)
 }

@@ -45,6 +45,7 @@ pub(crate) struct ConsoleFds {
 pub(crate) struct NetFds {
     pub(crate) listener: OwnedFd,
     pub(crate) tap: Vec<OwnedFd>,
+    pub(crate) vhost: Vec<OwnedFd>,
 }
 
 /// Reads the configuration from descriptor `config_fd`, takes what it names, and closes everything else.
@@ -75,7 +76,8 @@ pub(crate) fn take(config_fd: i32) -> Result<Inherited> {
     for device in &config.net {
         let listener = fds.take(device.listener_fd)?;
         let tap = device.tap_fds.iter().map(|fd| fds.take(*fd)).collect::<Result<_, _>>()?;
-        net.push(NetFds { listener, tap });
+        let vhost = device.vhost_fds.iter().map(|fd| fds.take(*fd)).collect::<Result<_, _>>()?;
+        net.push(NetFds { listener, tap, vhost });
     }
     fds.close_others()?;
     Ok(Inherited { config, status, lifeline, fs, vsock, rng, balloon, console, net })

@@ -10,7 +10,7 @@ use device_config::FsConfig;
 use devices::balloon::BalloonDevice;
 use devices::console::ConsoleDevice;
 use devices::fs::{FsDevice, FsError, options, share};
-use devices::net::NetPair;
+use devices::net::{NetPair, relay};
 use devices::rng::RngDevice;
 use devices::server::{Served, serve, serve_parts};
 use devices::vsock::VsockDevice;
@@ -75,7 +75,11 @@ fn serve_all(inherited: Inherited) -> Result<()> {
     if let Some(ConsoleFds { listener, output }) = console {
         served.push(serve("console", ConsoleDevice::new(output), listener)?);
     }
-    for NetFds { listener, tap } in net {
+    for NetFds { listener, tap, vhost } in net {
+        if !vhost.is_empty() {
+            served.push(relay::serve(tap, vhost, listener)?);
+            continue;
+        }
         let pairs = NetPair::of(tap).context("cannot use a tap")?;
         served.push(serve_parts("net", pairs, listener)?);
     }

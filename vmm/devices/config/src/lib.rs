@@ -118,6 +118,8 @@ pub struct NetConfig {
     /// The queues of a tap with headers of 12 bytes before its frames, not in any other process's hands; one for each pair of
     /// queues of the device. All but the first are detached.
     pub tap_fds: Vec<FdNumber>,
+    /// An open `/dev/vhost-net` for each of those, or none: then the device process moves the frames.
+    pub vhost_fds: Vec<FdNumber>,
 }
 
 /// A console for what the guest's kernel and agent say; nothing is read from it.

@@ -11,6 +11,7 @@
 mod control;
 mod events;
 mod header;
+pub mod relay;
 mod tap;
 
 use std::io::{self, Read, Write};

@@ -1,0 +1,115 @@
+//! `network.vhost`: the host's kernel moves the frames, where it can.
+
+use std::fs;
+use std::net::TcpListener;
+use std::path::Path;
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use e2e::network::Namespace;
+use e2e::pattern::Pattern;
+use e2e::{Census, Deadline, Runtime, alone};
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::net::{bundle_in, said};
+use crate::net_limits::configured;
+use crate::net_queues::of_vcpus;
+
+const VHOST: &str = "/dev/vhost-net";
+
+/// The device process of the machine of which the monitor is `pid`.
+fn device_process(monitor: &str) -> Result<String> {
+    let children = fs::read_to_string(format!("/proc/{monitor}/task/{monitor}/children"))?;
+    let is_it = |pid: &&str| {
+        fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name.trim() == "runv-devices")
+    };
+    Ok(children.split_whitespace().find(is_it).context("no device process")?.to_owned())
+}
+
+/// Its open files that are vhost-net, and its threads that the kernel has added for it.
+fn vhosts(pid: &str) -> Result<(usize, usize)> {
+    let mut found = (0, 0);
+    for fd in fs::read_dir(format!("/proc/{pid}/fd"))? {
+        found.0 += usize::from(fs::read_link(fd?.path()).is_ok_and(|path| path == Path::new(VHOST)));
+    }
+    for task in fs::read_dir(format!("/proc/{pid}/task"))? {
+        let name = fs::read_to_string(task?.path().join("comm"))?;
+        found.1 += usize::from(name.trim() == format!("vhost-{pid}"));
+    }
+    Ok(found)
+}
+
+/// Whether the host has vhost-net, which the test's output tells of where it has not.
+fn is_there() -> bool {
+    let there = Path::new(VHOST).exists();
+    if !there {
+        println!("this host has no {VHOST}: what is without it is tested");
+    }
+    there
+}
+
+#[test]
+fn frames_are_moved_by_the_hosts_kernel_where_it_can_and_it_must_where_that_is_said() -> Result<()> {
+    let _order = alone();
+    let namespace = Namespace::new(31)?;
+    let (census, before) = (Census::take()?, namespace.inside()?);
+    let bundle = bundle_in(&namespace, "sleep 1000")?;
+    if !is_there() {
+        let on = configured(&bundle, "[network]\nvhost = \"on\"\n")?;
+        on.leave(&["create", "c1"])?.refused("cannot open /dev/vhost-net; load the module vhost_net")?;
+        let auto = configured(&bundle, "[network]\nvhost = \"auto\"\n")?;
+        auto.run_detached("c1")?;
+        said(&auto, "ping -c 1 -W 5 10.77.31.1")?;
+        auto.call(&["delete", "--force", "c1"])?.expect(0)?;
+        return census.restored(Deadline::after(Duration::from_secs(5))?);
+    }
+    for cpus in [1, 2] {
+        let runv = of_vcpus(&bundle, cpus)?;
+        with_vhost(&runv)?;
+        runv.run_detached("c1")?;
+        let devices = device_process(runv.read("pid").trim())?;
+        for cpu in 0..cpus {
+            said(&runv, &format!("taskset {} ping -c 3 -i 0.2 -W 5 10.77.31.1", 1 << cpu))?;
+        }
+        bytes_arrive_each_way(&runv)?;
+        // Each pair of queues of the device and its spare one has the kernel's device, and those in use a thread of it.
+        let found = vhosts(&devices)?;
+        assert_eq!(found, (2 * usize::from(cpus), usize::from(cpus)));
+        if cpus == 1 {
+            runv.call(&["delete", "--force", "c1"])?.expect(0)?;
+        } else {
+            let pid = Pid::from_raw(devices.parse()?).context("process 0")?;
+            kill_process(pid, Signal::KILL)?;
+            runv.wait_for_status("c1", "stopped")?;
+            runv.call(&["delete", "c1"])?.expect(0)?;
+        }
+        Deadline::generous()?
+            .wait_for("the tap's end", || Ok((namespace.inside()? == before).then_some(())))?;
+    }
+    census.restored(Deadline::after(Duration::from_secs(5))?)
+}
+
+/// By TCP, in packets that are yet to be cut.
+fn bytes_arrive_each_way(runv: &Runtime<'_>) -> Result<()> {
+    const SIZE: u64 = 1 << 20;
+    let listener = TcpListener::bind("10.77.31.1:5001")?;
+    let serve = thread::spawn(move || -> Result<u64> {
+        let (mut stream, _) = listener.accept()?;
+        let received = Pattern::new(1).verify(&mut stream)?;
+        drop(stream);
+        Pattern::new(2).write(SIZE, &mut listener.accept()?.0)?;
+        Ok(received)
+    });
+    said(runv, &format!("probe write {SIZE} 1 | nc 10.77.31.1 5001"))?;
+    let verified = said(runv, "nc 10.77.31.1 5001 </dev/null | probe verify 2")?;
+    ensure!(verified.contains(&SIZE.to_string()), "{verified}");
+    assert_eq!(serve.join().map_err(|_| anyhow::anyhow!("the listener panicked"))??, SIZE);
+    Ok(())
+}
+
+fn with_vhost(runv: &Runtime<'_>) -> Result<()> {
+    let text = fs::read_to_string(runv.file("runv.toml"))?;
+    fs::write(runv.file("runv.toml"), text + "[network]\nvhost = \"on\"\n")
+        .context("cannot write the configuration")
+}
