@@ -135,15 +135,17 @@ impl Relay {
         let taps = taps.into_iter().map(Tap::new).collect::<io::Result<Vec<_>>>()?;
         let memory = Memory::new(GuestRam::new());
         let kernels: Vec<_> = vhosts.into_iter().map(|vhost| Kernel::new(vhost, memory.clone())).collect();
-        let (Some(tap), Some(kernel)) = (taps.first(), kernels.first()) else {
-            return Err(io::ErrorKind::InvalidInput.into());
-        };
-        if kernels.len() != taps.len() {
-            return Err(io::ErrorKind::InvalidInput.into());
-        }
+        let kernel = kernels.first().filter(|_| kernels.len() == taps.len());
+        let kernel = kernel.ok_or(io::ErrorKind::InvalidInput)?;
+        let of_kernel = kernel.get_features().map_err(failed)?;
+        Self::of(taps, kernels, memory, of_kernel)
+    }
+
+    /// With a kernel that has those features.
+    fn of(taps: Vec<Tap>, kernels: Vec<Kernel>, memory: Memory, of_kernel: u64) -> io::Result<Self> {
         let several = if taps.len() > 1 { SEVERAL } else { 0 };
-        let of_kernel = kernel.get_features().map_err(failed)? & OF_RINGS;
-        let offered = FEATURES & !OF_RINGS | of_kernel | tap.features() | several;
+        let of_tap = taps.first().map_or(0, Tap::features);
+        let offered = FEATURES & !OF_RINGS | of_kernel & OF_RINGS | of_tap | several;
         let rings = 2 * taps.len() + usize::from(taps.len() > 1);
         Ok(Self {
             rings: (0..rings).map(|_| Ring::default()).collect(),
@@ -291,3 +293,6 @@ impl Relay {
         self.leave()
     }
 }
+
+#[cfg(test)]
+mod tests;
