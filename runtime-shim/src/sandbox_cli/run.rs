@@ -111,8 +111,11 @@ pub(super) fn main(arguments: &Arguments) -> Result<u8, Failure> {
     let prepared = prepare(&config, &bundle)?;
     // Signals wait from here on, so that none can end this process past its clean-up.
     let signals = Signals::block()?;
-    let Network { devices, configuration, live } =
-        if is_own { Network::take(prepared.network(), &bundle.spec, prepared.cpus())? } else { Network::default() };
+    let Network { devices, configuration, live } = if is_own {
+        Network::take(prepared.network(), &bundle.spec, prepared.cpus())?
+    } else {
+        Network::default()
+    };
     let (mut sandbox, boot_timeout) = prepared.start(devices)?;
     if configuration.resolver.is_some() {
         network::resolver::serve(&sandbox.directory)?;

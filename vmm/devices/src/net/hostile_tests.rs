@@ -53,7 +53,7 @@ fn cable() -> (OwnedFd, UnixDatagram) {
 #[test]
 fn whatever_lies_in_the_rings_the_next_driver_is_served() {
     let (tap, cable) = cable();
-    let mut guest = FakeGuest::new(NetDevice::new(tap).unwrap(), 256);
+    let mut guest = FakeGuest::new(NetPair::of(vec![tap]).unwrap().remove(0), 256);
     let mut out = 0;
     rounds(ROUNDS, |random| {
         guest.device.set_features(random.next() | 1 << VIRTIO_NET_F_HOST_UFO);
@@ -85,7 +85,7 @@ fn whatever_lies_in_the_rings_the_next_driver_is_served() {
         assert_eq!(cable.recv(&mut packet).unwrap(), 72);
         assert_eq!(packet[..72], plain);
         // What the last driver has left unread comes before.
-        while guest.device.tap.receive(&mut guest.device.received).is_some() {}
+        while guest.device.common.taps[0].receive(&mut guest.device.received).is_some() {}
         cable.send(&plain).unwrap();
         guest.poll_host();
         assert_eq!(guest.queues[RECEIVE].take_used(&guest.ram), Some((0, 72)));
