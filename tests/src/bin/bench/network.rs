@@ -1,13 +1,16 @@
 //! The network of a container, between it and this host: beside runc, which has the same veth without a machine behind it. Here
 //! the guest is emulated, so that a ratio says how much that costs.
 
+use std::cell::Cell;
+use std::fs;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use e2e::network::{Namespace, ip};
-use e2e::{Bundle, Deadline, Program, Runtime};
+use e2e::{Bundle, Deadline, Process, Program, Role, Runtime};
+use rustix::process::Pid;
 use serde_json::json;
 
 use crate::emulation::median;
@@ -26,12 +29,14 @@ const SILENCE: Duration = Duration::from_millis(500);
 pub(crate) fn measure() -> Result<Vec<Measurement>> {
     let ours = Figures::of(Program::Runv, 1)?;
     let runc = Figures::of(Program::Runc, 2)?;
-    let pairs = ours.0.into_iter().zip(runc.0);
-    Ok(pairs
-        .map(|((name, unit, value), (_, _, peer))| {
-            Measurement::new("B13", name, value, unit).peer("runc", peer)
-        })
-        .collect())
+    let mut all = Vec::new();
+    for (name, unit, value) in ours.0 {
+        let peer = runc.0.iter().find(|(other, _, _)| *other == name);
+        let one = Measurement::new("B13", name, value, unit);
+        // What the host's kernel does for runc's is nobody's process.
+        all.push(if let Some((_, _, value)) = peer { one.peer("runc", *value) } else { one });
+    }
+    Ok(all)
 }
 
 /// Names, units and values.
@@ -41,14 +46,8 @@ impl Figures {
     fn of(program: Program, number: u8) -> Result<Self> {
         let namespace = Namespace::new(number)?;
         let bundle = Bundle::shell("exec probe echo 80")?;
-        let inside = |spec: &mut serde_json::Value| {
-            let list = spec["linux"]["namespaces"].as_array_mut();
-            for one in list.into_iter().flatten().filter(|one| one["type"] == "network") {
-                one["path"] = json!(namespace.path());
-            }
-        };
         let alone = started(&Runtime::of(program, &bundle)?)?;
-        let bundle = bundle.edit(inside)?;
+        let bundle = inside(bundle, &namespace)?;
         let runtime = Runtime::of(program, &bundle)?;
         let added = started(&runtime)? - alone;
         runtime.run_detached("c1")?;
@@ -57,17 +56,84 @@ impl Figures {
         // Nobody need ask for addresses.
         let (host, peer) = (format!("10.77.{number}.1"), namespace.peer());
         ip(&format!("neigh replace 10.77.{number}.2 lladdr {} dev {peer}", namespace.mac()))?;
-        let (half, most) = latency(&to)?;
-        Ok(Self(vec![
-            ("TCP to the container (noisy)", "MiB/s, TCG", stream(&runtime, &host, true)?),
-            ("TCP from the container (noisy)", "MiB/s, TCG", stream(&runtime, &host, false)?),
-            ("datagrams of 64 bytes from the container (noisy)", "1/s, TCG", datagrams(&runtime, &host)?),
-            ("a byte and back, median (noisy)", "us, TCG", half),
-            ("a byte and back, 99th of 100 (noisy)", "us, TCG", most),
-            ("connections, one after the other (noisy)", "1/s, TCG", connections(&to)?),
-            ("start, with an interface less without (noisy)", "ms, TCG", added),
-        ]))
+        let devices = devices_of(&runtime)?;
+        let mut figures = Vec::new();
+        // A figure, and the time that the device process was on a processor for each of so many.
+        let mut add =
+            |(name, unit): Named, of_devices: Named, act: &dyn Fn() -> Result<(f64, f64)>| -> Result<()> {
+                let before = devices.as_ref().map(on_processors).transpose()?;
+                let (value, count) = act()?;
+                figures.push((name, unit, value));
+                if let (Some(devices), Some(before)) = (&devices, before) {
+                    figures.push((of_devices.0, of_devices.1, (on_processors(devices)? - before) / count));
+                }
+                Ok(())
+            };
+        let (mib, each) = ("us/MiB", "us");
+        add(
+            ("TCP to the container (noisy)", "MiB/s, TCG"),
+            ("TCP to the container: device process (noisy)", mib),
+            &|| Ok((stream(&runtime, &host, true)?, f64::from(u32::try_from(STREAM >> 20)?))),
+        )?;
+        add(
+            ("TCP from the container (noisy)", "MiB/s, TCG"),
+            ("TCP from the container: device process (noisy)", mib),
+            &|| Ok((stream(&runtime, &host, false)?, f64::from(u32::try_from(STREAM >> 20)?))),
+        )?;
+        add(
+            ("datagrams of 64 bytes from the container (noisy)", "1/s, TCG"),
+            ("a datagram from the container: device process (noisy)", each),
+            &|| datagrams(&runtime, &host),
+        )?;
+        add(
+            ("datagrams of 64 bytes to the container (noisy)", "1/s, TCG"),
+            ("a datagram to the container: device process (noisy)", each),
+            &|| datagrams_in(&runtime, &bundle, &format!("10.77.{number}.2:9")),
+        )?;
+        let requests = f64::from(u32::try_from(REQUESTS)?);
+        let most = Cell::new(0.0);
+        add(
+            ("a byte and back, median (noisy)", "us, TCG"),
+            ("a byte and back: device process (noisy)", each),
+            &|| {
+                let (half, of_99) = latency(&to)?;
+                most.set(of_99);
+                Ok((half, requests))
+            },
+        )?;
+        figures.push(("a byte and back, 99th of 100 (noisy)", "us, TCG", most.get()));
+        figures.push(("connections, one after the other (noisy)", "1/s, TCG", connections(&to)?));
+        figures.push(("start, with an interface less without (noisy)", "ms, TCG", added));
+        Ok(Self(figures))
     }
+}
+
+fn inside(bundle: Bundle, namespace: &Namespace) -> Result<Bundle> {
+    bundle.edit(|spec| {
+        let list = spec["linux"]["namespaces"].as_array_mut();
+        for one in list.into_iter().flatten().filter(|one| one["type"] == "network") {
+            one["path"] = json!(namespace.path());
+        }
+    })
+}
+
+/// A name and a unit.
+type Named = (&'static str, &'static str);
+
+/// The device process of the container, if it has one.
+fn devices_of(runtime: &Runtime<'_>) -> Result<Option<Process>> {
+    let pid = Pid::from_raw(runtime.read("pid").parse()?).context("process 0")?;
+    Ok(Process::tree(pid)?.into_iter().find(|process| process.role() == Some(Role::Devices)))
+}
+
+/// Microseconds of all of its threads.
+fn on_processors(process: &Process) -> Result<f64> {
+    let mut sum = 0.0;
+    for thread in fs::read_dir(format!("/proc/{}/task", process.pid.as_raw_nonzero()))? {
+        let text = fs::read_to_string(thread?.path().join("schedstat"))?;
+        sum += text.split_whitespace().next().context("no time")?.parse::<f64>()? / 1000.0;
+    }
+    Ok(sum)
 }
 
 /// Milliseconds of `run --detach`.
@@ -106,8 +172,26 @@ fn stream(runtime: &Runtime<'_>, host: &str, is_inward: bool) -> Result<f64> {
     })
 }
 
-/// Those that arrive here in a second.
-fn datagrams(runtime: &Runtime<'_>, host: &str) -> Result<f64> {
+/// Those that arrive in the container in a second, and how many did.
+fn datagrams_in(runtime: &Runtime<'_>, bundle: &Bundle, to: &str) -> Result<(f64, f64)> {
+    let socket = UdpSocket::bind("0.0.0.0:0")?;
+    let listening = bundle.rootfs().join("counting");
+    std::thread::scope(|scope| {
+        let ended = scope.spawn(|| runtime.call(&["exec", "c1", "sh", "-c", "probe count 9 /counting"]));
+        Deadline::generous()?.wait_for("the socket", || Ok(listening.exists().then_some(())))?;
+        for _ in 0..DATAGRAMS {
+            // What does not go is lost, as what is dropped on its way.
+            let _ = socket.send_to(&[0; 64], to);
+        }
+        let said = ended.join().map_err(|_| anyhow::anyhow!("exec panicked"))??.expect(0)?.stdout;
+        let (count, time) = said.trim().split_once(' ').context("no count")?;
+        let (count, time) = (count.parse::<f64>()?, time.parse::<f64>()?);
+        Ok((count * 1e6 / time, count))
+    })
+}
+
+/// Those that arrive here in a second, and how many did.
+fn datagrams(runtime: &Runtime<'_>, host: &str) -> Result<(f64, f64)> {
     let socket = UdpSocket::bind((host, 0))?;
     let to = format!("{host}:{}", socket.local_addr()?.port());
     let command = format!("probe datagrams {to} {DATAGRAMS} 64");
@@ -121,7 +205,8 @@ fn datagrams(runtime: &Runtime<'_>, host: &str) -> Result<f64> {
             (last, count) = (Instant::now(), count + 1);
         }
         ended.join().map_err(|_| anyhow::anyhow!("exec panicked"))??.expect(0)?;
-        Ok(f64::from(count) / last.duration_since(begin).as_secs_f64())
+        let count = f64::from(count);
+        Ok((count / last.duration_since(begin).as_secs_f64(), count))
     })
 }
 

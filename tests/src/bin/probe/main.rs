@@ -42,6 +42,7 @@ const USAGE: &str = "usage: probe COMMAND [ARGUMENT]...
   udp ADDRESS:PORT         stdin as one datagram, and what is answered to stdout
   datagrams ADDRESS:PORT COUNT BYTES
                            so many by UDP, as fast as they go
+  count PORT FILE          make the file, then say how many datagrams come until none does, and in how many microseconds
   stream ADDRESS:PORT BYTES
                            so many by TCP, then what is answered to its end, to nowhere
   queues INTERFACE         what a network device has counted, queue by queue
@@ -67,6 +68,7 @@ fn main() -> Result<()> {
         "connect" => streams::connect(argument(1)?),
         "hold" => streams::hold(),
         "udp" => streams::udp(argument(1)?),
+        "count" => streams::count(number(1)?.try_into().context("port")?, argument(2)?),
         "stream" => streams::stream(argument(1)?, number(2)?),
         "datagrams" => streams::datagrams(argument(1)?, number(2)?, number(3)?),
         "echo" => {

@@ -3,7 +3,7 @@
 use std::io::{self, Read, Write, stderr, stdin, stdout};
 use std::net::{Shutdown, TcpStream, ToSocketAddrs as _, UdpSocket};
 use std::os::unix::net::UnixStream;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use e2e::pattern::Pattern;
@@ -82,6 +82,20 @@ pub(crate) fn datagrams(address: &str, count: u64, length: u64) -> Result<()> {
         let _ = socket.send_to(&datagram, address);
     }
     Ok(())
+}
+
+/// Makes the file once it listens; says how many datagrams came until none came for half a second, and in how many microseconds.
+pub(crate) fn count(port: u16, file: &str) -> Result<()> {
+    let socket = UdpSocket::bind(("0.0.0.0", port)).context("cannot make a socket")?;
+    std::fs::write(file, "").context("cannot make the file")?;
+    let mut datagram = [0; 2048];
+    socket.recv(&mut datagram).context("cannot receive")?;
+    socket.set_read_timeout(Some(Duration::from_millis(500))).context("cannot set a time-out")?;
+    let (begin, mut last, mut count) = (Instant::now(), Instant::now(), 1_u64);
+    while socket.recv(&mut datagram).is_ok() {
+        (last, count) = (Instant::now(), count + 1);
+    }
+    say(&format!("{count} {}", last.duration_since(begin).as_micros()))
 }
 
 pub(crate) fn signals() -> Result<()> {
