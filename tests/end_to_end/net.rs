@@ -132,9 +132,13 @@ fn bytes_of_tcp_and_udp_arrive_as_they_were_sent_each_way() -> Result<()> {
 fn a_server_in_the_guest_is_reached_and_a_port_without_one_refuses() -> Result<()> {
     let _order = together();
     let namespace = Namespace::new(3)?;
+    // As docker does on networks without IPv6.
+    ip("netns exec net3 busybox sysctl -w net.ipv6.conf.net7.disable_ipv6=1")?;
     let bundle = bundle_in(&namespace, "nc -l -p 80 -e cat")?;
     let runv = Runtime::new(&bundle)?;
     runv.run_detached("c1")?;
+    let addresses = said(&runv, "ip addr show net7")?;
+    ensure!(!addresses.contains("inet6"), "{addresses}");
     let mut client =
         Deadline::generous()?.wait_for("the server", || Ok(TcpStream::connect("10.77.3.2:80").ok()))?;
     client.write_all(b"hello")?;

@@ -111,6 +111,8 @@ fn a_workload_with_raw_sockets_harms_no_other_and_sees_no_others() -> Result<()>
     let [of_attacker, of_victim] = [Namespace::new(17)?, Namespace::new(18)?];
     let census = Census::take()?;
     let bridge = Bridged::new("hostile", 17, &[(&of_attacker, 17), (&of_victim, 18)])?;
+    // As engines do where they give no IPv6 by advertisements. The host's own interface takes them.
+    ip("netns exec net18 busybox sysctl -w net.ipv6.conf.net7.accept_ra=0")?;
     let bundles = [bundle_in(&of_attacker, "sleep 1000")?, bundle_in(&of_victim, "exec probe echo 80")?];
     let [attacker, victim] = [Runtime::new(&bundles[0])?, Runtime::new(&bundles[1])?];
     attacker.run_detached("c1")?;
@@ -132,6 +134,9 @@ fn a_workload_with_raw_sockets_harms_no_other_and_sees_no_others() -> Result<()>
     ensure!(taken > count / 4 && answered > 0, "{taken} frames and {answered} answers");
     answers(&mut connected("10.81.17.18:80")?, "new")?;
     said(&attacker, "ping -c 1 -W 5 10.81.17.1")?;
+    ensure!(ip("-6 addr show hostile")?.contains("inet6 fdba:d:"), "no advertisement was a good one");
+    let addresses = said(&victim, "ip addr show net7; ip -6 route")?;
+    ensure!(!addresses.contains("fdba:d:") && !addresses.contains("default via fe80"), "{addresses}");
 
     can_claim_what_a_veth_can(&bridge, &attacker, || answers(&mut kept, "still"))?;
 

@@ -42,6 +42,8 @@ pub struct Interface {
     pub index: u32,
     /// Its MTU.
     pub mtu: u32,
+    /// Files in its directory of /proc/sys/net/ipv6/conf, and what they say.
+    pub ipv6: Vec<(String, u32)>,
 }
 
 impl Network {
@@ -135,7 +137,21 @@ impl Interface {
         let index = found.ok_or_else(|| io::Error::other("the guest has no device of that address"))?;
         let (name, new_index, mtu) = (self.name.as_str(), Some(self.index), self.mtu);
         let address = Some(self.mac).filter(|mac| *mac != self.device_mac);
-        here.move_link(&Move { index, namespace, name, new_index, address, mtu })
+        here.move_link(&Move { index, namespace, name, new_index, address, mtu })?;
+        within_network(namespace, || self.set_ipv6())?
+    }
+
+    /// Before it has an address, in the namespace that it is in.
+    fn set_ipv6(&self) -> io::Result<()> {
+        for (file, value) in &self.ipv6 {
+            let path = format!("/proc/sys/net/ipv6/conf/{}/{file}", self.name);
+            match std::fs::write(path, value.to_string()) {
+                // The guest's kernel has no IPv6.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                other => other?,
+            }
+        }
+        Ok(())
     }
 
     /// Makes it the guest's device again.

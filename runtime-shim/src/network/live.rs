@@ -313,6 +313,7 @@ fn interface(link: &Link, slot: &Slot) -> proto::NetworkInterface {
         name: link.name.clone(),
         index: link.index,
         mtu: link.mtu,
+        ipv6: survey::ipv6_settings(&link.name),
         device_mac: slot.device_mac.to_vec(),
         ..Default::default()
     }

@@ -147,6 +147,7 @@ impl Network {
             name: link.name.clone(),
             index: link.index,
             mtu: link.mtu,
+            ipv6: survey::ipv6_settings(&link.name),
             ..Default::default()
         };
         let configuration = proto::Network {

@@ -1,8 +1,9 @@
 //! What the engine or a hook has put into a network namespace, as requests of rtnetlink(7) that make the same in another:
 //! the kernel's answers are its requests, once what it adds by itself is left out. Numbers of interfaces stay the same.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::io;
+use std::path::Path;
 
 use super::netlink::{ACK, CREATE, Message, REPLACE, REQUEST, Socket, attribute, attributes, message, parse};
 use super::tap;
@@ -81,6 +82,26 @@ pub(super) fn requests(links: &[Link]) -> io::Result<Vec<Vec<u8>>> {
     all.extend(of(&dump(GET_RULE, 12)?, rule));
     all.extend(of(&dump(GET_NEIGHBOUR, 12)?, neighbour));
     Ok(all)
+}
+
+/// Files in an interface's directory of /proc/sys/net/ipv6/conf by which an engine keeps it from IPv6 and from what is
+/// advertised, with the values with which a kernel begins.
+const IPV6: [(&str, u32); 4] =
+    [("disable_ipv6", 0), ("accept_ra", 1), ("autoconf", 1), ("accept_redirects", 1)];
+
+/// Those of an interface of the calling thread's network namespace that have another value.
+pub(super) fn ipv6_settings(name: &str) -> HashMap<String, u32> {
+    let directory = Path::new("/proc/sys/net/ipv6/conf").join(name);
+    ipv6_settings_in(&directory)
+}
+
+/// A host without IPv6 has no such directory.
+fn ipv6_settings_in(directory: &Path) -> HashMap<String, u32> {
+    let other = |(file, usual): (&str, u32)| {
+        let value = std::fs::read_to_string(directory.join(file)).ok()?.trim().parse().ok()?;
+        (value != usual).then(|| (file.to_owned(), value))
+    };
+    IPV6.into_iter().filter_map(other).collect()
 }
 
 fn link(message: &Message) -> Option<Link> {
@@ -298,6 +319,17 @@ mod tests {
         assert_eq!(told(ETHERNET, libc::IFF_UP, &short), None);
         assert_eq!(told(ETHERNET, libc::IFF_UP, &usual()[..1]), None);
         assert_eq!(link(&Message { kind: NEW_LINK, body: vec![0; 11] }), None);
+    }
+
+    #[test]
+    fn of_ipv6_what_is_not_usual_is_told() {
+        let directory = tempfile::tempdir().unwrap();
+        let write = |file: &str, text: &str| std::fs::write(directory.path().join(file), text).unwrap();
+        write("disable_ipv6", "0\n");
+        write("accept_ra", "0\n");
+        write("autoconf", "what\n");
+        assert_eq!(ipv6_settings_in(directory.path()), HashMap::from([("accept_ra".to_owned(), 0)]));
+        assert_eq!(ipv6_settings_in(Path::new("/nonexistent")), HashMap::new());
     }
 
     #[test]

@@ -12,6 +12,9 @@ use crate::sys::netlink::{is_batch, is_request};
 /// `IFNAMSIZ` without the end of the text.
 const LONGEST_NAME: usize = 15;
 
+/// What may be said of an interface's IPv6: files in /proc/sys/net/ipv6/conf.
+const IPV6: [&str; 4] = ["disable_ipv6", "accept_ra", "autoconf", "accept_redirects"];
+
 /// Interfaces, and what they were.
 pub fn changed(
     network: agent::Network,
@@ -44,13 +47,16 @@ fn resolver(resolver: agent::Resolver) -> Result<Resolver, RequestError> {
 }
 
 fn interface(interface: agent::NetworkInterface) -> Result<Interface, RequestError> {
-    let agent::NetworkInterface { name, index, mtu, mac, device_mac, .. } = interface;
+    let agent::NetworkInterface { name, index, mtu, mac, device_mac, ipv6, .. } = interface;
+    if !ipv6.keys().all(|key| IPV6.contains(&key.as_str())) {
+        return Err(invalid("network interface", &name, "it has an unknown setting of IPv6"));
+    }
     let device_mac = if device_mac.is_empty() { mac.clone() } else { device_mac };
     let allowed = |byte: u8| byte.is_ascii_graphic() && byte != b'/' && byte != b':';
     let is_name = (1..=LONGEST_NAME).contains(&name.len()) && name.bytes().all(allowed);
     match (<[u8; 6]>::try_from(mac), <[u8; 6]>::try_from(device_mac)) {
         (Ok(mac), Ok(device_mac)) if is_name && index > 1 => {
-            Ok(Interface { device_mac, mac, name, index, mtu })
+            Ok(Interface { device_mac, mac, name, index, mtu, ipv6: ipv6.into_iter().collect() })
         }
         _ => Err(invalid("network interface", &name, "its name, number or address cannot be")),
     }
@@ -59,6 +65,19 @@ fn interface(interface: agent::NetworkInterface) -> Result<Interface, RequestErr
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_said_of_ipv6_is_one_of_few_files() {
+        let told = |key: &str| agent::NetworkInterface {
+            mac: vec![2; 6],
+            name: "eth0".into(),
+            index: 7,
+            ipv6: [(key.to_owned(), 0)].into(),
+            ..Default::default()
+        };
+        assert_eq!(interface(told("accept_ra")).unwrap().ipv6, [("accept_ra".to_owned(), 0)]);
+        assert!(interface(told("../all/forwarding")).is_err());
+    }
 
     #[test]
     fn a_resolver_is_on_the_loopback_and_its_rules_are_a_batch() {
