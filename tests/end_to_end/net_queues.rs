@@ -5,6 +5,7 @@ use std::fs;
 use anyhow::{Context, Result, ensure};
 use e2e::network::{Namespace, ip};
 use e2e::{Bundle, Deadline, Runtime, alone};
+use serde_json::json;
 
 use crate::net::{bundle_in, said};
 
@@ -20,6 +21,16 @@ pub(crate) fn of_vcpus(bundle: &Bundle, cpus: u8) -> Result<Runtime<'_>> {
         .fold(String::new(), |text, line| text + line + "\n");
     fs::write(runv.file("runv.toml"), text).context("cannot write the configuration")?;
     Ok(runv)
+}
+
+/// For changes of the number of queues.
+pub(crate) fn administered(bundle: Bundle) -> Result<Bundle> {
+    bundle.edit(|spec| {
+        for set in ["bounding", "effective", "permitted"] {
+            let list = spec["process"]["capabilities"][set].as_array_mut();
+            list.into_iter().for_each(|list| list.push(json!("CAP_NET_ADMIN")));
+        }
+    })
 }
 
 /// Of the tap, those by which frames come to the guest.
@@ -42,7 +53,7 @@ fn counted(runv: &Runtime<'_>, interface: &str, names: &[&str]) -> Result<Vec<u6
 fn a_machine_of_two_vcpus_moves_frames_by_two_queues_each_way_and_one_of_one_by_one() -> Result<()> {
     let _order = alone();
     let namespace = Namespace::new(30)?;
-    let bundle = bundle_in(&namespace, "sleep 1000")?;
+    let bundle = administered(bundle_in(&namespace, "sleep 1000")?)?;
     for cpus in [1, 2] {
         let runv = of_vcpus(&bundle, cpus)?;
         runv.run_detached("c1")?;
@@ -57,9 +68,27 @@ fn a_machine_of_two_vcpus_moves_frames_by_two_queues_each_way_and_one_of_one_by_
         if cpus == 2 {
             let kicks = counted(&runv, "net7", &["tx0_kicks", "tx1_kicks", "rx0_kicks", "rx1_kicks"])?;
             ensure!(kicks.iter().all(|kicks| *kicks > 0) && kicks[1] >= 3, "{kicks:?}");
+            a_guest_may_do_with_fewer_for_a_while(&runv, 30)?;
             a_device_that_comes_late_has_them_too(&runv)?;
         }
         runv.call(&["delete", "--force", "c1"])?.expect(0)?;
+    }
+    Ok(())
+}
+
+/// One of two vCPUs, in the namespace of that number.
+pub(crate) fn a_guest_may_do_with_fewer_for_a_while(runv: &Runtime<'_>, number: u8) -> Result<()> {
+    let refused = runv.call(&["exec", "c1", "probe", "use-queues", "net7", "3"])?;
+    ensure!(refused.code != 0, "more than there are");
+    for pairs in [1, 2] {
+        said(runv, &format!("probe use-queues net7 {pairs}"))?;
+        Deadline::generous()?.wait_for("the queues of the tap", || {
+            // QEMU disables rings, which is noticed with the next frame for them.
+            for cpu in [1, 2] {
+                said(runv, &format!("taskset {cpu} ping -c 3 -i 0.2 -W 5 10.77.{number}.1"))?;
+            }
+            Ok((attached(&format!("net{number}"), "runv0")? == pairs).then_some(()))
+        })?;
     }
     Ok(())
 }

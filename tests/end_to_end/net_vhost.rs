@@ -14,7 +14,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::net::{bundle_in, said};
 use crate::net_limits::configured;
-use crate::net_queues::of_vcpus;
+use crate::net_queues::{a_guest_may_do_with_fewer_for_a_while, administered, of_vcpus};
 
 const VHOST: &str = "/dev/vhost-net";
 
@@ -56,7 +56,7 @@ fn frames_are_moved_by_the_hosts_kernel_where_it_can_and_it_must_where_that_is_s
     let _order = alone();
     let namespace = Namespace::new(31)?;
     let (census, before) = (Census::take()?, namespace.inside()?);
-    let bundle = bundle_in(&namespace, "sleep 1000")?;
+    let bundle = administered(bundle_in(&namespace, "sleep 1000")?)?;
     if !is_there() {
         let on = configured(&bundle, "[network]\nvhost = \"on\"\n")?;
         on.leave(&["create", "c1"])?.refused("cannot open /dev/vhost-net; load the module vhost_net")?;
@@ -78,6 +78,9 @@ fn frames_are_moved_by_the_hosts_kernel_where_it_can_and_it_must_where_that_is_s
         // Each pair of queues of the device and its spare one has the kernel's device, and one that works on it.
         let pairs = 2 * usize::from(cpus);
         assert_eq!(vhosts(&devices)?, (pairs, pairs));
+        if cpus == 2 {
+            a_guest_may_do_with_fewer_for_a_while(&runv, 31)?;
+        }
         if cpus == 1 {
             runv.call(&["delete", "--force", "c1"])?.expect(0)?;
         } else {

@@ -46,6 +46,8 @@ const USAGE: &str = "usage: probe COMMAND [ARGUMENT]...
   stream ADDRESS:PORT BYTES
                            so many by TCP, then what is answered to its end, to nowhere
   queues INTERFACE         what a network device has counted, queue by queue
+  use-queues INTERFACE PAIRS
+                           have it use so many pairs of queues
   echo PORT [GROUP]        answer over TCP and UDP with what comes, for ever, to a multicast group too
   frames INTERFACE COUNT SEED SUBNET MAC...
                            so many broken frames to all and to these, in a subnet of three numbers; how many the kernel took
@@ -82,6 +84,7 @@ fn main() -> Result<()> {
         "spoof" => frames::spoof(argument(1)?, argument(2)?, number(3)?),
         "sniff" => frames::sniff(argument(1)?, argument(2)?),
         "queues" => queues::show(argument(1)?),
+        "use-queues" => queues::set(argument(1)?, number(2)?.try_into().context("pairs")?),
         "signals" => streams::signals(),
         "bench-files" => bench_files::Job {
             directory: argument(1)?.as_ref(),

@@ -1,4 +1,4 @@
-//! What a network device has counted, queue by queue (linux/ethtool.h), as `ethtool -S` shows it.
+//! What a network device has counted, queue by queue, and how many of them it uses (linux/ethtool.h), as by `ethtool -S` and `-L`.
 #![allow(unsafe_code, reason = "an ioctl for which there is no safe function")]
 
 use std::io;
@@ -16,6 +16,9 @@ const NUMBER: u32 = 0x37;
 const NAMES: u32 = 0x1b;
 const VALUES: u32 = 0x1d;
 const STATISTICS: u32 = 1;
+
+/// `ETHTOOL_SCHANNELS`.
+const USE: u32 = 0x3d;
 
 /// Of a name.
 const NAME_SIZE: usize = 32;
@@ -38,6 +41,13 @@ pub(crate) fn show(interface: &str) -> Result<()> {
         println!("{}: {}", name.trim_end_matches('\0'), u64::from_ne_bytes(value.try_into()?));
     }
     Ok(())
+}
+
+/// Makes use of so many pairs.
+pub(crate) fn set(interface: &str, pairs: u32) -> Result<()> {
+    // The most of each kind, which only the kernel says, and how many of each there are to be: pairs are the last.
+    let mut command = [USE, 0, 0, 0, 0, 0, 0, 0, pairs].map(u32::to_ne_bytes).concat();
+    ask(interface, &mut command)
 }
 
 fn ask(interface: &str, command: &mut [u8]) -> Result<()> {
