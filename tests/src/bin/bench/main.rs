@@ -34,7 +34,8 @@ use report::Report;
 const USAGE: &str =
     "usage: bench nested SUBJECT GUESTS  what is counted, in the nested host; JSON on stdout; SUBJECT is
                                     bring-up, boot, boot-shares, agent, runs, lifecycle,
-                                    lifecycle-shares, docker, memory, streams, vsock or files
+                                    lifecycle-shares, docker, network, memory, streams, vsock
+                                    or files
        bench here SUBJECT BUILD GUESTS
                                     sizes and ratios, on this machine; JSON on stdout; SUBJECT is
                                     sizes, emulation, lifecycle, docker, vsock,
@@ -62,6 +63,7 @@ fn main() -> Result<()> {
                 "vsock" => vsock::measure_counted(),
                 "files" => files::measure_counted(),
                 "docker" => docker::measure("ms, nested"),
+                "network" => network::measure("nested"),
                 _ => bail!(USAGE),
             });
             report.print()
@@ -76,7 +78,7 @@ fn main() -> Result<()> {
                 "emulation" => emulation::measure(build, guests),
                 "files" => files::measure_by_the_wall(),
                 "docker" => docker::measure("ms, TCG"),
-                "network" => network::measure(),
+                "network" => network::measure("TCG"),
                 "vsock" => vsock::measure_by_the_wall(),
                 _ => bail!(USAGE),
             });

@@ -26,13 +26,14 @@ const STARTS: usize = 5;
 /// How long a socket waits for what may be lost.
 const SILENCE: Duration = Duration::from_millis(500);
 
-pub(crate) fn measure() -> Result<Vec<Measurement>> {
+/// `place` says where, as figures of several places are put together.
+pub(crate) fn measure(place: &str) -> Result<Vec<Measurement>> {
     let ours = Figures::of(Program::Runv, 1)?;
     let runc = Figures::of(Program::Runc, 2)?;
     let mut all = Vec::new();
     for (name, unit, value) in ours.0 {
         let peer = runc.0.iter().find(|(other, _, _)| *other == name);
-        let one = Measurement::new("B13", name, value, unit);
+        let one = Measurement::new("B13", format!("{name} ({place}, noisy)"), value, unit);
         // What the host's kernel does for runc's is nobody's process.
         all.push(if let Some((_, _, value)) = peer { one.peer("runc", *value) } else { one });
     }
@@ -70,40 +71,32 @@ impl Figures {
                 Ok(())
             };
         let (mib, each) = ("us/MiB", "us");
+        add(("TCP to the container", "MiB/s"), ("TCP to the container: device process", mib), &|| {
+            Ok((stream(&runtime, &host, true)?, f64::from(u32::try_from(STREAM >> 20)?)))
+        })?;
+        add(("TCP from the container", "MiB/s"), ("TCP from the container: device process", mib), &|| {
+            Ok((stream(&runtime, &host, false)?, f64::from(u32::try_from(STREAM >> 20)?)))
+        })?;
         add(
-            ("TCP to the container (noisy)", "MiB/s, TCG"),
-            ("TCP to the container: device process (noisy)", mib),
-            &|| Ok((stream(&runtime, &host, true)?, f64::from(u32::try_from(STREAM >> 20)?))),
-        )?;
-        add(
-            ("TCP from the container (noisy)", "MiB/s, TCG"),
-            ("TCP from the container: device process (noisy)", mib),
-            &|| Ok((stream(&runtime, &host, false)?, f64::from(u32::try_from(STREAM >> 20)?))),
-        )?;
-        add(
-            ("datagrams of 64 bytes from the container (noisy)", "1/s, TCG"),
-            ("a datagram from the container: device process (noisy)", each),
+            ("datagrams of 64 bytes from the container", "1/s"),
+            ("a datagram from the container: device process", each),
             &|| datagrams(&runtime, &host),
         )?;
         add(
-            ("datagrams of 64 bytes to the container (noisy)", "1/s, TCG"),
-            ("a datagram to the container: device process (noisy)", each),
+            ("datagrams of 64 bytes to the container", "1/s"),
+            ("a datagram to the container: device process", each),
             &|| datagrams_in(&runtime, &bundle, &format!("10.77.{number}.2:9")),
         )?;
         let requests = f64::from(u32::try_from(REQUESTS)?);
         let most = Cell::new(0.0);
-        add(
-            ("a byte and back, median (noisy)", "us, TCG"),
-            ("a byte and back: device process (noisy)", each),
-            &|| {
-                let (half, of_99) = latency(&to)?;
-                most.set(of_99);
-                Ok((half, requests))
-            },
-        )?;
-        figures.push(("a byte and back, 99th of 100 (noisy)", "us, TCG", most.get()));
-        figures.push(("connections, one after the other (noisy)", "1/s, TCG", connections(&to)?));
-        figures.push(("start, with an interface less without (noisy)", "ms, TCG", added));
+        add(("a byte and back, median", "us"), ("a byte and back: device process", each), &|| {
+            let (half, of_99) = latency(&to)?;
+            most.set(of_99);
+            Ok((half, requests))
+        })?;
+        figures.push(("a byte and back, 99th of 100", "us", most.get()));
+        figures.push(("connections, one after the other", "1/s", connections(&to)?));
+        figures.push(("start, with an interface less without", "ms", added));
         Ok(Self(figures))
     }
 }
