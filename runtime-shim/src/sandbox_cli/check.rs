@@ -57,7 +57,7 @@ fn line(finding: &Finding) -> String {
         Status::Fail => "FAIL",
     };
     let remedy = finding.remedy.map(|remedy| format!(" -> {remedy}")).unwrap_or_default();
-    format!("{status:<4}  {:<11}  {}{remedy}\n", finding.name, finding.found)
+    format!("{status:<4}  {:<14}  {}{remedy}\n", finding.name, finding.found)
 }
 
 fn conclusion(verdict: &Verdict) -> String {
