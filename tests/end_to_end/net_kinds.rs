@@ -48,3 +48,26 @@ fn interfaces_on_top_of_others_are_the_guests() -> Result<()> {
     }
     reached
 }
+
+#[test]
+fn a_bridge_of_the_namespace_is_the_guests_and_its_ports_are_not() -> Result<()> {
+    let _order = alone();
+    let namespace = Namespace::new(22)?;
+    for change in [
+        "addr flush dev net7",
+        "link add br0 type bridge",
+        "link set net7 master br0",
+        "addr add 10.81.0.2/24 dev br0",
+        "link set br0 up",
+    ] {
+        ip(&format!("-n net22 {change}"))?;
+    }
+    ip("addr add 10.81.0.1/24 dev peer22")?;
+    let bundle = bundle_in(&namespace, "exec probe echo 80")?;
+    let runv = Runtime::new(&bundle)?;
+    runv.run_detached("c1")?;
+    let links = said(&runv, "ls /sys/class/net")?;
+    ensure!(links.contains("br0") && !links.contains("net7"), "{links}");
+    said(&runv, "ping -c 1 -W 5 10.81.0.1")?;
+    answers(&mut connected("10.81.0.2:80")?, "over a bridge")
+}

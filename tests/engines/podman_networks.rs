@@ -83,8 +83,8 @@ fn a_network_is_as_podman_is_told(way: &Way) -> Result<()> {
     reaches(&client, &own_v6)?;
     reaches(&server, &address(&plain, network.name)?)?;
 
-    let gateway = format!("10.78.{n}.1");
-    for host in ["127.0.0.1", &gateway] {
+    let (gateway, gateway_v6) = (format!("10.78.{n}.1"), format!("fd78:{n}::1"));
+    for host in ["127.0.0.1", &gateway, &gateway_v6] {
         answers_by(host, tcp, udp)?;
     }
     let heard = client.exec(&[], &format!("echo hello | nc {gateway} {tcp}"))?.expect(0)?.stdout;
