@@ -27,10 +27,24 @@ pub(crate) enum NamespaceError {
     Make(#[source] io::Error),
 }
 
-/// What tells the calling thread's network namespace from others.
-pub(crate) fn network_identity() -> io::Result<(u64, u64)> {
-    let metadata = fs::metadata("/proc/thread-self/ns/net")?;
-    Ok((metadata.dev(), metadata.ino()))
+/// A network namespace of the host's, of which the interfaces are never a guest's, by whatever path a bundle names it.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct HostNetwork {
+    device: u64,
+    inode: u64,
+}
+
+impl HostNetwork {
+    /// That of the calling thread.
+    pub(crate) fn here() -> io::Result<Self> {
+        let metadata = fs::metadata("/proc/thread-self/ns/net")?;
+        Ok(Self { device: metadata.dev(), inode: metadata.ino() })
+    }
+
+    /// Whether the calling thread is in another one now.
+    pub(crate) fn is_left(&self) -> io::Result<bool> {
+        Ok(Self::here()? != *self)
+    }
 }
 
 /// Takes the calling thread into the network namespace that the specification asks for.

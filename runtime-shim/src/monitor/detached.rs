@@ -15,6 +15,7 @@ use rustix::fs::{Mode, OFlags, openat};
 use super::boot::Boot;
 use super::ending;
 use super::launch;
+use super::machine::{self, Machine};
 use super::member;
 use super::plan::{Announcement, Creator, MonitorPlan};
 use super::relay;
@@ -38,11 +39,11 @@ use crate::failure::Failure;
 use crate::host_cgroup;
 use crate::host_cgroup::properties::Properties;
 use crate::host_cgroup::systemd::{self, Scope, StartedScope};
-use crate::host_namespace;
+use crate::host_namespace::{self, HostNetwork};
 use crate::host_oom;
 use crate::io::streams::Input;
 use crate::io::terminal::RawMode;
-use crate::network::{self, Live, Network, Watched};
+use crate::network::{self, Live, Watched};
 use crate::preserved::{self, Descriptor};
 use crate::report::{self, EngineLog, Stderr};
 use crate::sandbox::inherited_fds::withhold_inherited_fds;
@@ -142,10 +143,9 @@ fn create<'plan>(
     descriptors: Vec<Descriptor>,
     creator: &Creator,
 ) -> Result<Container<'plan>, Failure> {
-    let hosts = host_namespace::network_identity()?;
+    let hosts = HostNetwork::here()?;
     let folder = settle(plan)?;
-    // The interfaces of the host's own namespace are never a guest's, by whatever path it is named.
-    let is_own = host_namespace::network_identity()? != hosts;
+    let is_own = hosts.is_left()?;
     let config = config::load(plan.config.as_deref())?;
     let bundle = Bundle { directory: plan.bundle.clone(), spec: plan.spec.clone() };
     let prepared = prepare(&config, &bundle)?;
@@ -161,15 +161,7 @@ fn create<'plan>(
         creator.announce(&Announcement::Prepared)?;
         creator.wait()?;
     }
-    let Network { devices, configuration, live } = if is_own {
-        Network::take(prepared.network(), &plan.spec, prepared.cpus())?
-    } else {
-        Network::default()
-    };
-    let (sandbox, boot_timeout) = prepared.start(devices)?;
-    if configuration.resolver.is_some() {
-        network::resolver::serve(&sandbox.directory)?;
-    }
+    let Machine { sandbox, boot_timeout, network, live } = machine::start(prepared, &plan.spec, is_own)?;
     let children = [sandbox.vm.pid(), sandbox.devices.pid()].map(ProcessId::of);
     let children = children.into_iter().collect::<io::Result<Vec<_>>>()?;
     folder.update(|record| record.children = children)?;
@@ -180,7 +172,7 @@ fn create<'plan>(
         plan,
         folder,
         traces: Some(traces),
-        network: configuration,
+        network,
         live,
         descriptors,
         sandbox,

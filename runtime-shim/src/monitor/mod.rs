@@ -11,6 +11,7 @@ pub(crate) mod detached;
 pub(crate) mod ending;
 pub(crate) mod events;
 pub(crate) mod launch;
+pub(crate) mod machine;
 pub(crate) mod member;
 pub(crate) mod plan;
 pub(crate) mod proxy;

@@ -6,6 +6,7 @@ use agent_protocol::agent as proto;
 use oci_spec::runtime::Spec;
 
 use super::boot::Boot;
+use super::machine::Machine;
 use super::signals::Signals;
 use super::workload::{OnSignal, Workload, refused};
 use super::{MonitorError, death, host};
@@ -18,15 +19,11 @@ use crate::network::Live;
 use crate::preserved::Descriptor;
 use crate::sandbox::start::Sandbox;
 
-/// Runs the workload of `spec` in a sandbox that boots, with what it is given of the host's network; returns the exit status.
-pub(crate) fn run(
-    sandbox: &mut Sandbox,
-    signals: &Signals,
-    spec: &Spec,
-    boot_timeout: Duration,
-    network: (proto::Network, Option<Live>),
-) -> Result<u8, MonitorError> {
-    follow(sandbox, signals, spec, boot_timeout, network).map_err(|error| death::behind(sandbox, error))
+/// Runs the workload of `spec` in a machine that boots; returns the exit status.
+pub(crate) fn run(machine: Machine, signals: &Signals, spec: &Spec) -> Result<u8, MonitorError> {
+    let Machine { mut sandbox, boot_timeout, network, live } = machine;
+    follow(&mut sandbox, signals, spec, boot_timeout, (network, live))
+        .map_err(|error| death::behind(&mut sandbox, error))
 }
 
 fn follow(

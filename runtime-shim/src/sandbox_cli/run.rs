@@ -11,11 +11,10 @@ use crate::config::{self, Config, Cpus, Fixed, MemorySize};
 use crate::container::membership;
 use crate::failure::Failure;
 use crate::host_cgroup;
-use crate::host_namespace::{join_network, network_identity};
+use crate::host_namespace::{HostNetwork, join_network};
 use crate::io::terminal;
-use crate::monitor::relay;
 use crate::monitor::signals::Signals;
-use crate::network::{self, Network};
+use crate::monitor::{machine, relay};
 use crate::sandbox::inherited_fds::withhold_inherited_fds;
 use crate::sandbox::prepare::prepare;
 
@@ -104,22 +103,12 @@ pub(super) fn main(arguments: &Arguments) -> Result<u8, Failure> {
     if let Some(block_io) = linux.and_then(|linux| linux.resources().as_ref()?.block_io().as_ref()) {
         host_cgroup::limits::need_cgroup(block_io)?;
     }
-    let hosts = network_identity()?;
+    let hosts = HostNetwork::here()?;
     join_network(&bundle.spec)?;
-    // The interfaces of the host's own namespace are never a guest's, by whatever path it is named.
-    let is_own = network_identity()? != hosts;
+    let is_own = hosts.is_left()?;
     let prepared = prepare(&config, &bundle)?;
     // Signals wait from here on, so that none can end this process past its clean-up.
     let signals = Signals::block()?;
-    let Network { devices, configuration, live } = if is_own {
-        Network::take(prepared.network(), &bundle.spec, prepared.cpus())?
-    } else {
-        Network::default()
-    };
-    let (mut sandbox, boot_timeout) = prepared.start(devices)?;
-    if configuration.resolver.is_some() {
-        network::resolver::serve(&sandbox.directory)?;
-    }
-    let given = (configuration, live);
-    relay::run(&mut sandbox, &signals, &bundle.spec, boot_timeout, given).map_err(Failure::of_monitor)
+    let machine = machine::start(prepared, &bundle.spec, is_own)?;
+    relay::run(machine, &signals, &bundle.spec).map_err(Failure::of_monitor)
 }
