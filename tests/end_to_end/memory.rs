@@ -54,7 +54,7 @@ fn a_limit_that_shrinks_gives_memory_back_and_one_above_the_machine_is_refused()
     runv.wait_for_text("out", "read")?;
     let monitor = runv.state("c1")?["pid"].as_i64().and_then(|pid| i32::try_from(pid).ok());
     let monitor = monitor.and_then(rustix::process::Pid::from_raw).context("no pid")?;
-    let vmm = Process::tree(monitor)?.into_iter().find(|process| process.role() == Some(Role::Vmm));
+    let vmm = Process::part(monitor, Role::Vmm)?;
     let vmm = vmm.context("no VMM")?;
     let before = held_mib(&vmm)?;
     runv.call(&["update", "--memory", "16m", "c1"])?.expect(0)?;

@@ -155,10 +155,9 @@ fn what_a_guest_that_stands_still_does_not_take_is_dropped_and_it_goes_on() -> R
     let mut kept = connected("10.77.20.2:80")?;
     answers(&mut kept, "before")?;
     let monitor = Pid::from_raw(runv.read("pid").parse()?).context("process 0")?;
-    let tree = Process::tree(monitor)?;
-    let of = |role| tree.iter().find(|process| process.role() == Some(role)).context("no such process");
+    let of = |role| Process::part(monitor, role)?.with_context(|| format!("no {role:?}"));
     let (devices, machine) = (of(Role::Devices)?, of(Role::Vmm)?);
-    let before = resident(devices)?;
+    let before = resident(&devices)?;
     let dropped = || -> Result<u64> {
         let shown = ip("-n net20 -s -o link show runv0")?;
         // After TX: bytes, packets, errors, those that were dropped.
@@ -175,7 +174,7 @@ fn what_a_guest_that_stands_still_does_not_take_is_dropped_and_it_goes_on() -> R
 
     machine.signal(Signal::STOP)?;
     let held: Result<u64> = (0..20).try_for_each(|_| send_all("10.77.20.2")).and_then(|()| dropped());
-    let after = resident(devices)?;
+    let after = resident(&devices)?;
     machine.signal(Signal::CONT)?;
     // In the tap's queue, and in the guest's ring; in a queueing discipline too where the kernel lets none go.
     let held = 20 * COUNT - held?;

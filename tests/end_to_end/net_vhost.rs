@@ -9,8 +9,8 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use e2e::network::Namespace;
 use e2e::pattern::Pattern;
-use e2e::{Census, Deadline, Runtime, alone};
-use rustix::process::{Pid, Signal, kill_process};
+use e2e::{Census, Deadline, Process, Role, Runtime, alone};
+use rustix::process::{Pid, Signal};
 
 use crate::net::{bundle_in, said};
 use crate::net_limits::configured;
@@ -18,17 +18,9 @@ use crate::net_queues::{a_guest_may_do_with_fewer_for_a_while, administered, of_
 
 const VHOST: &str = "/dev/vhost-net";
 
-/// The device process of the machine of which the monitor is `pid`.
-fn device_process(monitor: &str) -> Result<String> {
-    let children = fs::read_to_string(format!("/proc/{monitor}/task/{monitor}/children"))?;
-    let is_it = |pid: &&str| {
-        fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name.trim() == "runv-devices")
-    };
-    Ok(children.split_whitespace().find(is_it).context("no device process")?.to_owned())
-}
-
-/// Its open files that are vhost-net, and its threads that the kernel has added for it.
-fn vhosts(pid: &str) -> Result<(usize, usize)> {
+/// Open files of a device process that are vhost-net, and its threads that the kernel has added for it.
+fn vhosts(process: &Process) -> Result<(usize, usize)> {
+    let pid = process.pid.as_raw_nonzero();
     let mut found = (0, 0);
     for fd in fs::read_dir(format!("/proc/{pid}/fd"))? {
         found.0 += usize::from(fs::read_link(fd?.path()).is_ok_and(|path| path == Path::new(VHOST)));
@@ -70,7 +62,8 @@ fn frames_are_moved_by_the_hosts_kernel_where_it_can_and_it_must_where_that_is_s
         let runv = of_vcpus(&bundle, cpus)?;
         with_vhost(&runv)?;
         runv.run_detached("c1")?;
-        let devices = device_process(runv.read("pid").trim())?;
+        let monitor = Pid::from_raw(runv.read("pid").trim().parse()?).context("process 0")?;
+        let devices = Process::part(monitor, Role::Devices)?.context("no device process")?;
         for cpu in 0..cpus {
             said(&runv, &format!("taskset {} ping -c 3 -i 0.2 -W 5 10.77.31.1", 1 << cpu))?;
         }
@@ -84,8 +77,7 @@ fn frames_are_moved_by_the_hosts_kernel_where_it_can_and_it_must_where_that_is_s
         if cpus == 1 {
             runv.call(&["delete", "--force", "c1"])?.expect(0)?;
         } else {
-            let pid = Pid::from_raw(devices.parse()?).context("process 0")?;
-            kill_process(pid, Signal::KILL)?;
+            devices.signal(Signal::KILL)?;
             runv.wait_for_status("c1", "stopped")?;
             runv.call(&["delete", "c1"])?.expect(0)?;
         }

@@ -78,6 +78,14 @@ impl Process {
         })
     }
 
+    /// The first of [`Process::tree`] that is this part of a sandbox.
+    ///
+    /// # Errors
+    /// When `/proc` cannot be read.
+    pub fn part(root: Pid, role: Role) -> Result<Option<Self>> {
+        Ok(Self::tree(root)?.into_iter().find(|process| process.role() == Some(role)))
+    }
+
     /// Which part of a sandbox it is.
     #[must_use]
     pub fn role(&self) -> Option<Role> {

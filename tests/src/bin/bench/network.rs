@@ -116,7 +116,7 @@ type Named = (&'static str, &'static str);
 /// The device process of the container, if it has one.
 fn devices_of(runtime: &Runtime<'_>) -> Result<Option<Process>> {
     let pid = Pid::from_raw(runtime.read("pid").parse()?).context("process 0")?;
-    Ok(Process::tree(pid)?.into_iter().find(|process| process.role() == Some(Role::Devices)))
+    Process::part(pid, Role::Devices)
 }
 
 /// Microseconds of all of its threads.
