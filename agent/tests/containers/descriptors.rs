@@ -1,6 +1,5 @@
 //! What a process has from 3 on.
 
-use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
 use agent::container::Container;
@@ -8,13 +7,14 @@ use agent::reaper::Exit;
 use agent_protocol::agent as api;
 use api::descriptor::Kind;
 use protobuf::MessageField;
-use rustix::net::sockopt::{set_socket_linger, socket_acceptconn};
+use rustix::net::sockopt::socket_acceptconn;
 use rustix::process::{PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
 
 use crate::Test;
 use crate::guest::{command, process, shell, with_guest};
+use crate::relays::{hold, relays};
 
 pub(crate) const TESTS: &[Test] = &[
     ("pipes_are_where_they_were_asked_for_and_nothing_else_is_open", pipes),
@@ -150,20 +150,6 @@ fn left() {
     });
 }
 
-/// A TCP socket whose close takes its time, as its peer does not read: as long as this has the peer, and no longer than
-/// `time`.
-pub(crate) fn lingering(time: Duration) -> (OwnedFd, std::net::TcpStream) {
-    use std::io::Write;
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let mut near = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-    let (far, _) = listener.accept().unwrap();
-    set_socket_linger(&near, Some(time)).unwrap();
-    near.set_nonblocking(true).unwrap();
-    while near.write(&[0; 1 << 16]).is_ok() {}
-    near.set_nonblocking(false).unwrap();
-    (near.into(), far)
-}
-
 fn held() {
     with_guest(async |guest| {
         let (mut shim, token) = guest.stream().await;
@@ -174,9 +160,8 @@ fn held() {
         // In the workload's stead.
         let process = pidfd_open(container.pid(), PidfdFlags::empty()).unwrap();
         let socket = pidfd_getfd(process, 3, PidfdGetfdFlags::empty()).unwrap();
-        let (slow, far) = lingering(Duration::from_secs(1000));
-        agent::sys::pass::send(&socket, slow.as_fd()).unwrap();
-        drop(slow);
+        let [relay] = relays("stdio")[..] else { panic!("one relay is expected") };
+        let far = hold(relay, &socket, Duration::from_secs(20));
         // It has been read, or cannot be.
         let taken = tokio::time::timeout(Duration::from_millis(100), shim.read(&mut [0])).await;
         assert!(taken.is_err(), "the reader was not held");

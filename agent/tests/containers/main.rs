@@ -22,6 +22,7 @@ mod life;
 mod lives;
 mod neighbours;
 mod process;
+mod relays;
 mod resources;
 mod rights;
 mod rpc;

@@ -1,6 +1,5 @@
 //! Sockets of the host in a container. There is no host that listens: who connects is told so by the end.
 
-use std::os::fd::AsFd;
 use std::time::Duration;
 
 use agent::container::Container;
@@ -8,13 +7,12 @@ use agent::reaper::Exit;
 use agent_protocol::agent as api;
 use protobuf::MessageField;
 use rustix::fs::{FileType, Mode};
-use rustix::process::{Pid, getpid};
 use tokio::io::AsyncReadExt;
 use tokio::net::UnixStream;
 
 use crate::Test;
-use crate::descriptors::lingering;
 use crate::guest::{Guest, command, with_guest};
+use crate::relays::{hold, relays};
 
 pub(crate) const TESTS: &[Test] = &[
     ("a_socket_is_there_as_long_as_the_container_lives", life),
@@ -24,6 +22,9 @@ pub(crate) const TESTS: &[Test] = &[
 
 /// The vsock port. None that a host might have in use.
 const PORT: u32 = 0x7fff_f001;
+
+/// The name of the process that relays them.
+const RELAY: &str = "sockets";
 
 fn with_socket(args: &[&str]) -> api::CreateContainerRequest {
     let socket = api::UnixSocket { port: PORT, mode: 0o640, uid: 7, gid: 8, ..Default::default() };
@@ -44,15 +45,6 @@ fn connect(container: &Container) -> UnixStream {
     UnixStream::from_std(connection).unwrap()
 }
 
-/// Processes of this one that are no container's.
-fn relays() -> Vec<Pid> {
-    let path = format!("/proc/self/task/{}/children", getpid().as_raw_nonzero());
-    let children = std::fs::read_to_string(path).unwrap();
-    let children = children.split_whitespace().map(|pid| pid.parse().unwrap());
-    let is_relay = |pid: &i32| std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap() == "sockets\n";
-    children.filter(is_relay).map(|pid| Pid::from_raw(pid).unwrap()).collect()
-}
-
 fn folders(guest: &Guest) -> usize {
     std::fs::read_dir(&guest.containers.places.sockets).map_or(0, Iterator::count)
 }
@@ -70,7 +62,7 @@ fn life() {
         for _ in 0..2 {
             assert_eq!(connect(&container).read(&mut [0]).await.unwrap(), 0);
         }
-        assert_eq!((relays().len(), folders(&guest)), (1, 1));
+        assert_eq!((relays(RELAY).len(), folders(&guest)), (1, 1));
         container.signal(9).unwrap();
         assert_eq!(container.wait().await, Some(Exit::Signal(9)));
         assert_eq!(folders(&guest), 0);
@@ -81,11 +73,10 @@ fn held() {
     with_guest(async |guest| {
         let container = guest.create(with_socket(&["sleep", "1000"])).await.unwrap();
         container.start().await.unwrap();
-        // Longer than an agent that is not held can take.
-        let (slow, far) = lingering(Duration::from_secs(20));
         let mut connection = connect(&container);
-        agent::sys::pass::send(&connection, slow.as_fd()).unwrap();
-        drop(slow);
+        let [relay] = relays(RELAY)[..] else { panic!("one relay of sockets is expected") };
+        // Longer than an agent that is not held can take.
+        let far = hold(relay, &connection, Duration::from_secs(20));
         let end = async {
             // Closed, with what has not been read.
             let ended = connection.read(&mut [0]).await;
@@ -103,7 +94,7 @@ fn none() {
     with_guest(async |guest| {
         let container = guest.create(command(&["sleep", "1000"])).await.unwrap();
         container.start().await.unwrap();
-        assert_eq!((relays(), folders(&guest)), (Vec::new(), 0));
+        assert_eq!((relays(RELAY), folders(&guest)), (Vec::new(), 0));
         // Nor one that could not be made.
         let mut request = with_socket(&["true"]);
         request.mounts.push(api::Mount {
