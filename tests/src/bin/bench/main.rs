@@ -12,6 +12,7 @@ mod emulation;
 #[allow(dead_code, unused_imports, unused_macros, reason = "what the tests use and a benchmark does not")]
 mod engine;
 mod files;
+mod iperf;
 mod lifecycle;
 mod memory;
 mod meter;
@@ -63,7 +64,7 @@ fn main() -> Result<()> {
                 "vsock" => vsock::measure_counted(),
                 "files" => files::measure_counted(),
                 "docker" => docker::measure("ms, nested"),
-                "network" => network::measure("nested"),
+                "network" => network::measure("nested", guests),
                 _ => bail!(USAGE),
             });
             report.print()
@@ -78,7 +79,7 @@ fn main() -> Result<()> {
                 "emulation" => emulation::measure(build, guests),
                 "files" => files::measure_by_the_wall(),
                 "docker" => docker::measure("ms, TCG"),
-                "network" => network::measure("TCG"),
+                "network" => network::measure("TCG", guests),
                 "vsock" => vsock::measure_by_the_wall(),
                 _ => bail!(USAGE),
             });

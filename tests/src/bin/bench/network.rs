@@ -4,7 +4,8 @@
 use std::cell::Cell;
 use std::fs;
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream, UdpSocket};
+use std::net::{TcpStream, UdpSocket};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -14,10 +15,11 @@ use rustix::process::Pid;
 use serde_json::json;
 
 use crate::emulation::median;
+use crate::iperf;
 use crate::report::Measurement;
 
-/// Bytes of a stream, requests and connections one after the other, datagrams, and starts.
-const STREAM: usize = 32 << 20;
+/// Size of a stream, requests and connections one after the other, datagrams, and starts.
+const STREAM_MIB: usize = 256;
 const REQUESTS: usize = 1000;
 const CONNECTIONS: usize = 200;
 const DATAGRAMS: usize = 20_000;
@@ -27,9 +29,9 @@ const STARTS: usize = 5;
 const SILENCE: Duration = Duration::from_millis(500);
 
 /// `place` says where, as figures of several places are put together.
-pub(crate) fn measure(place: &str) -> Result<Vec<Measurement>> {
-    let ours = Figures::of(Program::Runv, 1)?;
-    let runc = Figures::of(Program::Runc, 2)?;
+pub(crate) fn measure(place: &str, guests: &Path) -> Result<Vec<Measurement>> {
+    let ours = Figures::of(Program::Runv, 1, guests)?;
+    let runc = Figures::of(Program::Runc, 2, guests)?;
     let mut all = Vec::new();
     for (name, unit, value) in ours.0 {
         let peer = runc.0.iter().find(|(other, _, _)| *other == name);
@@ -44,9 +46,10 @@ pub(crate) fn measure(place: &str) -> Result<Vec<Measurement>> {
 struct Figures(Vec<(&'static str, &'static str, f64)>);
 
 impl Figures {
-    fn of(program: Program, number: u8) -> Result<Self> {
+    fn of(program: Program, number: u8, guests: &Path) -> Result<Self> {
         let namespace = Namespace::new(number)?;
         let bundle = Bundle::shell("exec probe echo 80")?;
+        iperf::install(guests, &bundle)?;
         let alone = started(&Runtime::of(program, &bundle)?)?;
         let bundle = inside(bundle, &namespace)?;
         let runtime = Runtime::of(program, &bundle)?;
@@ -72,10 +75,10 @@ impl Figures {
             };
         let (mib, each) = ("us/MiB", "us");
         add(("TCP to the container", "MiB/s"), ("TCP to the container: device process", mib), &|| {
-            Ok((stream(&runtime, &host, true)?, f64::from(u32::try_from(STREAM >> 20)?)))
+            iperf::stream(guests, &runtime, &host, STREAM_MIB, true)
         })?;
         add(("TCP from the container", "MiB/s"), ("TCP from the container: device process", mib), &|| {
-            Ok((stream(&runtime, &host, false)?, f64::from(u32::try_from(STREAM >> 20)?)))
+            iperf::stream(guests, &runtime, &host, STREAM_MIB, false)
         })?;
         add(
             ("datagrams of 64 bytes from the container", "1/s"),
@@ -139,30 +142,6 @@ fn started(runtime: &Runtime<'_>) -> Result<f64> {
         runtime.call(&["delete", "--force", "c0"])?.expect(0)?;
     }
     Ok(median(all))
-}
-
-/// MiB in a second, of a connection that a program in the container makes.
-fn stream(runtime: &Runtime<'_>, host: &str, is_inward: bool) -> Result<f64> {
-    let listener = TcpListener::bind((host, 0))?;
-    let to = listener.local_addr()?;
-    let command = format!("probe stream {to} {}", if is_inward { 0 } else { STREAM });
-    std::thread::scope(|scope| {
-        let ended = scope.spawn(|| runtime.call(&["exec", "c1", "sh", "-c", &command]));
-        let (mut connection, _) = listener.accept()?;
-        let mut bytes = vec![0; 1 << 16];
-        let begin = Instant::now();
-        if is_inward {
-            for _ in 0..STREAM / bytes.len() {
-                connection.write_all(&bytes)?;
-            }
-            connection.shutdown(std::net::Shutdown::Write)?;
-        }
-        while connection.read(&mut bytes)? > 0 {}
-        let seconds = begin.elapsed().as_secs_f64();
-        drop(connection);
-        ended.join().map_err(|_| anyhow::anyhow!("exec panicked"))??.expect(0)?;
-        Ok(f64::from(u32::try_from(STREAM >> 20)?) / seconds)
-    })
 }
 
 /// Those that arrive in the container in a second, and how many did.

@@ -43,7 +43,6 @@ const USAGE: &str = "usage: probe COMMAND [ARGUMENT]...
   datagrams ADDRESS:PORT COUNT BYTES
                            so many by UDP, as fast as they go
   count PORT FILE          make the file, then say how many datagrams come until none does, and in how many microseconds
-  stream ADDRESS:PORT BYTES
                            so many by TCP, then what is answered to its end, to nowhere
   queues INTERFACE         what a network device has counted, queue by queue
   use-queues INTERFACE PAIRS
@@ -71,7 +70,6 @@ fn main() -> Result<()> {
         "hold" => streams::hold(),
         "udp" => streams::udp(argument(1)?),
         "count" => streams::count(number(1)?.try_into().context("port")?, argument(2)?),
-        "stream" => streams::stream(argument(1)?, number(2)?),
         "datagrams" => streams::datagrams(argument(1)?, number(2)?, number(3)?),
         "echo" => {
             let group = arguments.get(2).map(|group| group.parse().context("group")).transpose()?;

@@ -1,7 +1,7 @@
 //! Standard streams and signals.
 
 use std::io::{self, Read, Write, stderr, stdin, stdout};
-use std::net::{Shutdown, TcpStream, ToSocketAddrs as _, UdpSocket};
+use std::net::{Shutdown, ToSocketAddrs as _, UdpSocket};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
@@ -54,21 +54,6 @@ pub(crate) fn udp(address: &str) -> Result<()> {
     let mut answer = vec![0; 65_536];
     let (length, _) = socket.recv_from(&mut answer).context("no answer")?;
     stdout().write_all(answer.get(..length).unwrap_or_default()).context("cannot write")
-}
-
-/// In pieces that are large enough for the network to be what takes time.
-pub(crate) fn stream(address: &str, length: u64) -> Result<()> {
-    let mut connection = TcpStream::connect(address).context("cannot connect")?;
-    let mut piece = vec![0; 1 << 16];
-    let mut left = usize::try_from(length)?;
-    while left > 0 {
-        let part = left.min(piece.len());
-        connection.write_all(piece.get(..part).unwrap_or_default()).context("cannot send")?;
-        left -= part;
-    }
-    connection.shutdown(Shutdown::Write).context("cannot end")?;
-    while connection.read(&mut piece).context("cannot receive")? > 0 {}
-    Ok(())
 }
 
 /// Nobody answers; who does not even listen is no matter.
