@@ -1,10 +1,11 @@
 //! Interfaces, addresses, routes, rules and neighbours that come, change and go while a container runs.
 
+use std::io;
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use e2e::network::{Namespace, ip};
-use e2e::{Bundle, Census, Deadline, Runtime, alone};
+use e2e::{Bundle, Census, Deadline, Runtime, Sandbox, alone};
 
 use crate::net::{bundle_in, said, with_raw_sockets};
 use crate::net_limits::configured;
@@ -154,5 +155,37 @@ fn the_first_interface_may_come_between_create_and_start_or_later() -> Result<()
     runv.call(&["delete", "--force", "c1"])?.expect(0)?;
     Deadline::generous()?
         .wait_for("the veth's end", || Ok(ip("link show first23").is_err().then_some(())))?;
+    census.restored(Deadline::after(Duration::from_secs(5))?)
+}
+
+/// As with runv: what comes later, and a name server at 127.0.0.11 as docker's.
+#[test]
+fn sandbox_run_follows_its_namespace_and_relays_the_name_server_there() -> Result<()> {
+    let _order = alone();
+    let namespace = Namespace::new(23)?;
+    ip("-n net23 link set lo up")?;
+    let (census, before) = (Census::take()?, namespace.inside()?);
+    let server = namespace.listen("127.0.0.11:53")?;
+    // It ends with the sandbox, whose relay has the other end.
+    let answering = std::thread::spawn(move || {
+        let connection = server.accept()?.0;
+        io::copy(&mut &connection, &mut &connection)
+    });
+    let script = "echo asked | nc -w 20 127.0.0.11 53; \
+        until ip -o addr show late0 2>/dev/null | grep 10.80.0.2; do sleep 0.1; done; \
+        until ! ip link show late0 2>/dev/null; do sleep 0.1; done; echo gone";
+    let bundle = bundle_in(&namespace, script)?;
+    let running = Sandbox::run(&bundle)?.start()?;
+    running.stdout().wait_for("asked", Deadline::generous()?)?;
+    ip("link add late type veth peer name late0 netns net23")?;
+    ip("-n net23 addr add 10.80.0.2/24 dev late0")?;
+    ip("-n net23 link set late0 up")?;
+    running.stdout().wait_for("10.80.0.2/24", Deadline::generous()?)?;
+    ip("link del late")?;
+    let text = running.finish(Deadline::generous()?)?.expect_code(0)?.text();
+    ensure!(text.ends_with("gone\n"), "{text}");
+    let asked = answering.join().map_err(|_| anyhow!("the server panicked"))?;
+    assert_eq!(asked.context("the server")?, 6);
+    assert_eq!(namespace.inside()?, before);
     census.restored(Deadline::after(Duration::from_secs(5))?)
 }

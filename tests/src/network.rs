@@ -1,9 +1,14 @@
 //! A network namespace for a container, joined by a veth to the namespace in which the tests run, which is their own.
 
+use std::fs::File;
+use std::net::TcpListener;
+use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::process::Command;
+use std::thread;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 /// A namespace under `/run/netns` with an interface `net7` (10.77.N.2, fd77:N::2); its peer here has the
 /// addresses that end with 1. Dropped, both are gone.
@@ -61,6 +66,23 @@ impl Namespace {
     #[must_use]
     pub fn peer(&self) -> String {
         format!("peer{}", self.number)
+    }
+
+    /// A server in it.
+    ///
+    /// # Errors
+    /// When it cannot listen at `address`.
+    pub fn listen(&self, address: &str) -> Result<TcpListener> {
+        let namespace = File::open(self.path()).context("cannot open the namespace")?;
+        let listen = || {
+            // A thread of its own, which nobody else's work comes to.
+            move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network))?;
+            TcpListener::bind(address)
+        };
+        let listener = thread::scope(|scope| scope.spawn(listen).join());
+        listener
+            .map_err(|_| anyhow!("the thread panicked"))?
+            .with_context(|| format!("cannot listen at {address}"))
     }
 
     /// Runs tc(8) for both ends of the veth, one after the other; the device is put between the words.
