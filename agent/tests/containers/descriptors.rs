@@ -14,7 +14,7 @@ use tokio::net::{UnixListener, UnixStream};
 
 use crate::Test;
 use crate::guest::{command, process, shell, with_guest};
-use crate::relays::{hold, relays};
+use crate::relays::{hold, relay};
 
 pub(crate) const TESTS: &[Test] = &[
     ("pipes_are_where_they_were_asked_for_and_nothing_else_is_open", pipes),
@@ -160,8 +160,7 @@ fn held() {
         // In the workload's stead.
         let process = pidfd_open(container.pid(), PidfdFlags::empty()).unwrap();
         let socket = pidfd_getfd(process, 3, PidfdGetfdFlags::empty()).unwrap();
-        let [relay] = relays("stdio")[..] else { panic!("one relay is expected") };
-        let far = hold(relay, &socket, Duration::from_secs(20));
+        let far = hold(relay("stdio").await, &socket, Duration::from_secs(20));
         // It has been read, or cannot be.
         let taken = tokio::time::timeout(Duration::from_millis(100), shim.read(&mut [0])).await;
         assert!(taken.is_err(), "the reader was not held");

@@ -17,6 +17,7 @@ use agent::streams::Streams;
 use agent_protocol::agent as api;
 use protobuf::MessageField;
 use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_change};
+use rustix::process::{Pid, getpid};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::runtime::Runtime;
@@ -182,6 +183,41 @@ impl Guest {
         rustix::mount::unmount(&self.share, rustix::mount::UnmountFlags::empty())
             .expect("the share is still in use");
     }
+}
+
+/// What a failed test has left would be taken for the next ones', each of which would wait for its end.
+impl Drop for Guest {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            end_children();
+            let _ = rustix::mount::unmount(&self.share, rustix::mount::UnmountFlags::DETACH);
+            for cgroup in fs::read_dir(&self.cgroups).into_iter().flatten().flatten() {
+                let _ = fs::remove_dir(cgroup.path());
+            }
+            let _ = fs::remove_dir(&self.cgroups);
+        }
+    }
+}
+
+/// Kills them, and those that come to this process with their ends.
+fn end_children() {
+    use rustix::process::{Signal, WaitId, WaitIdOptions, kill_process, waitid};
+    loop {
+        for child in children() {
+            // It may have ended.
+            let _ = kill_process(child, Signal::KILL);
+        }
+        if waitid(WaitId::All, WaitIdOptions::EXITED).is_err() {
+            return;
+        }
+    }
+}
+
+/// Of this process.
+pub(crate) fn children() -> Vec<Pid> {
+    let path = format!("/proc/self/task/{}/children", getpid().as_raw_nonzero());
+    let children = fs::read_to_string(path).unwrap();
+    children.split_whitespace().filter_map(|pid| pid.parse().ok().and_then(Pid::from_raw)).collect()
 }
 
 impl Outcome {

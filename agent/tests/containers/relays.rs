@@ -6,15 +6,28 @@ use std::os::fd::AsFd;
 use std::time::Duration;
 
 use rustix::net::sockopt::set_socket_linger;
-use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, getpid, kill_process, waitid};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
 
-/// Those of this process that have that name.
+use crate::guest::children;
+
+/// The only one of that name. It has been forked by then, and names itself when it gets to run.
+pub(crate) async fn relay(name: &str) -> Pid {
+    loop {
+        match relays(name)[..] {
+            [] => tokio::task::yield_now().await,
+            [relay] => return relay,
+            ref several => panic!("several relays: {several:?}"),
+        }
+    }
+}
+
+/// Those of this process that have that name by now.
 pub(crate) fn relays(name: &str) -> Vec<Pid> {
-    let path = format!("/proc/self/task/{}/children", getpid().as_raw_nonzero());
-    let children = std::fs::read_to_string(path).unwrap();
-    let children = children.split_whitespace().map(|pid| pid.parse().unwrap());
-    let named = |pid: &i32| std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap().trim_end() == name;
-    children.filter(named).map(|pid| Pid::from_raw(pid).unwrap()).collect()
+    let named = |pid: &Pid| {
+        let comm = std::fs::read_to_string(format!("/proc/{}/comm", pid.as_raw_nonzero()));
+        comm.unwrap().trim_end() == name
+    };
+    children().into_iter().filter(named).collect()
 }
 
 /// Sends `relay`, which reads what is sent through `socket`, a TCP socket whose close takes its time, as its peer does not

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use agent::reaper::Exit;
 use agent::service::{Power, Service};
 use agent_protocol::agent as api;
 use agent_protocol::server::AgentClient;
@@ -217,18 +218,18 @@ fn exec_lifeline() {
         let proxy = serve(&guest, &power);
         let request = exec_of(&container, "x", &["sleep", "1000"]);
         proxy.exec_process(context::with_timeout(0), &request).await.unwrap();
-        let (wait, context) = (wait_for(&request), context::with_timeout(0));
-        let watcher = client.wait_process(context, &wait);
-        let (ended, ()) = tokio::join!(watcher, async { drop(proxy) });
-        assert_eq!(ended.unwrap().signaled(), 9);
-        // Nobody keeps it in mind.
+        let container = guest.containers.find(&container.container_id).unwrap();
+        let process = container.process("x").unwrap();
+        drop(proxy);
+        assert_eq!(process.wait().await, Some(Exit::Signal(9)));
+        // Nobody keeps it in mind: soon, whoever asks for it finds nothing.
+        let wait = wait_for(&request);
         loop {
             match client.wait_process(context::with_timeout(0), &wait).await {
                 Ok(ended) => assert_eq!(ended.signaled(), 9),
                 gone => break assert_eq!(code(gone), Code::NOT_FOUND),
             }
         }
-        let container = guest.containers.find(&container.container_id).unwrap();
         assert!(!container.process("").unwrap().is_over());
     });
 }

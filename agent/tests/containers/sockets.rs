@@ -12,7 +12,7 @@ use tokio::net::UnixStream;
 
 use crate::Test;
 use crate::guest::{Guest, command, with_guest};
-use crate::relays::{hold, relays};
+use crate::relays::{hold, relay, relays};
 
 pub(crate) const TESTS: &[Test] = &[
     ("a_socket_is_there_as_long_as_the_container_lives", life),
@@ -74,9 +74,8 @@ fn held() {
         let container = guest.create(with_socket(&["sleep", "1000"])).await.unwrap();
         container.start().await.unwrap();
         let mut connection = connect(&container);
-        let [relay] = relays(RELAY)[..] else { panic!("one relay of sockets is expected") };
         // Longer than an agent that is not held can take.
-        let far = hold(relay, &connection, Duration::from_secs(20));
+        let far = hold(relay(RELAY).await, &connection, Duration::from_secs(20));
         let end = async {
             // Closed, with what has not been read.
             let ended = connection.read(&mut [0]).await;

@@ -60,9 +60,11 @@ fn own_terminal() {
     });
 }
 
+/// The shell waits for a signal by `wait`: its `read` sleeps on if one comes just before it sleeps.
 fn keys() {
     with_guest(async |guest| {
-        let script = "trap 'echo interrupted; exit 4' INT; echo ready; read line; echo got $line; while :; do read x; done";
+        let script =
+            "trap 'echo interrupted; exit 4' INT; echo ready; read line; echo got $line; sleep 1000 & wait";
         let (container, mut stream) = start(&guest, script, 0).await;
         read_until(&mut stream, "ready").await;
         stream.write_all(b"hello\r").await.unwrap();
@@ -75,7 +77,7 @@ fn keys() {
 
 fn new_size() {
     with_guest(async |guest| {
-        let script = "trap 'stty size; exit 0' WINCH; echo ready; while :; do read x; done";
+        let script = "trap 'stty size; exit 0' WINCH; echo ready; sleep 1000 & wait";
         let (container, mut stream) = start(&guest, script, 0).await;
         read_until(&mut stream, "ready").await;
         container
