@@ -134,7 +134,8 @@ fn a_server_in_the_guest_is_reached_and_a_port_without_one_refuses() -> Result<(
     let namespace = Namespace::new(3)?;
     // As docker does on networks without IPv6.
     ip("netns exec net3 busybox sysctl -w net.ipv6.conf.net7.disable_ipv6=1")?;
-    let bundle = bundle_in(&namespace, "nc -l -p 80 -e cat")?;
+    // It serves on: the port beside it is the guest's as long as the guest is there.
+    let bundle = bundle_in(&namespace, "nc -ll -p 80 -e cat")?;
     let runv = Runtime::new(&bundle)?;
     runv.run_detached("c1")?;
     let addresses = said(&runv, "ip addr show net7")?;
@@ -170,7 +171,7 @@ fn nothing_is_left_in_the_namespace_however_the_sandbox_ends() -> Result<()> {
             runv.wait_for_status("c1", "stopped")?;
         }
         // Before anybody has cleaned up: it goes by itself.
-        Deadline::after(Duration::from_secs(5))?.wait_for("the tap's end", || {
+        Deadline::after(Duration::from_secs(10))?.wait_for("the tap's end", || {
             let now = namespace.inside()?;
             Ok((now == before).then_some(()))
         })?;
@@ -179,7 +180,7 @@ fn nothing_is_left_in_the_namespace_however_the_sandbox_ends() -> Result<()> {
         ensure!(answered.is_ok(), "{answered:?}");
         runv.call(&["delete", "c1"])?.expect(0)?;
     }
-    census.restored(Deadline::after(Duration::from_secs(5))?)
+    census.restored(Deadline::after(Duration::from_secs(10))?)
 }
 
 #[test]
@@ -373,5 +374,5 @@ fn an_interface_that_is_taken_away_in_use_harms_nothing_else() -> Result<()> {
     sender.join().map_err(|_| anyhow::anyhow!("the sender panicked"))?;
     runv.call(&["delete", "--force", "c1"])?.expect(0)?;
     ensure!(!namespace.inside()?.contains("runv"), "the tap");
-    census.restored(Deadline::after(Duration::from_secs(5))?)
+    census.restored(Deadline::after(Duration::from_secs(10))?)
 }

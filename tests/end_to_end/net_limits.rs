@@ -126,12 +126,12 @@ fn an_annotation_takes_the_place_of_a_limit_where_it_is_allowed() -> Result<()> 
     fs::write(runv.file("runv.toml"), allowed).context("cannot write the configuration")?;
     runv.run_detached("c1")?;
     known("10.77.12.2", &namespace.mac(), "peer12")?;
-    let before = (received_by_guest(&runv)?, received_here("peer12")?);
-    send_all("10.77.12.2")?;
     said(&runv, "ip neigh replace 10.77.12.1 lladdr 02:00:00:00:00:01 dev net7 nud permanent; ip neigh")?;
-    said(&runv, &format!("probe datagrams 10.77.12.1:9 {COUNT} {LENGTH}"))?;
-    // A queue that is full drops some, but not so many as a limit.
-    Deadline::generous()?.wait_for("most packets", || {
+    let before = (received_by_guest(&runv)?, received_here("peer12")?);
+    // A queue that is full drops some, and a limit would drop nearly all.
+    Deadline::generous()?.wait_for("more packets than a limit lets through", || {
+        send_all("10.77.12.2")?;
+        said(&runv, &format!("probe datagrams 10.77.12.1:9 {COUNT} {LENGTH}"))?;
         let now = (received_by_guest(&runv)?, received_here("peer12")?);
         Ok((now.0 - before.0 > COUNT / 4 && now.1 - before.1 > COUNT * 1000 / 4).then_some(()))
     })

@@ -59,12 +59,13 @@ fn hooks_run_in_order_with_the_state_and_in_their_namespaces() -> Result<()> {
 fn a_hook_that_fails_or_hangs_ends_what_it_belongs_to() -> Result<()> {
     let _order = alone();
     let before = Census::take()?;
-    for (list, script, text) in [
-        ("prestart", "echo no luck >&2; exit 3", "exit status 3, output: no luck"),
-        ("createRuntime", "sleep 1000", "hook ran past specified timeout of 1s"),
-        ("createContainer", "kill -9 $$", "signal 9"),
+    for (list, script, seconds, text) in [
+        ("prestart", "echo no luck >&2; exit 3", 20, "exit status 3, output: no luck"),
+        ("createRuntime", "sleep 1000", 1, "hook ran past specified timeout of 1s"),
+        ("createContainer", "kill -9 $$", 20, "signal 9"),
     ] {
-        let hooks = json!({ list: [{ "path": "/bin/sh", "args": ["sh", "-c", script], "timeout": 1 }] });
+        let hook = json!({ "path": "/bin/sh", "args": ["sh", "-c", script], "timeout": seconds });
+        let hooks = json!({ list: [hook] });
         let bundle = Bundle::new(&["true"])?.edit(|spec| spec["hooks"] = hooks)?;
         let runv = Runtime::new(&bundle)?;
         let refused = runv.leave(&["create", "c1"])?.refused(text)?;
@@ -78,7 +79,7 @@ fn a_hook_that_fails_or_hangs_ends_what_it_belongs_to() -> Result<()> {
     runv.call(&["start", "c1"])?.refused("error running poststart hook #0")?;
     assert_eq!(runv.state("c1")?["status"], "stopped");
     runv.call(&["delete", "c1"])?.expect(0)?;
-    before.restored(Deadline::after(Duration::from_secs(2))?)
+    before.restored(Deadline::after(Duration::from_secs(10))?)
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use e2e::together;
+use e2e::{Deadline, together};
 
 use crate::engine::{Engine, cgroup_driver};
 
@@ -106,9 +106,11 @@ fn the_cgroup_is_made_by_the_engines_driver(engine: &Engine) -> Result<()> {
     let active = described()?;
     assert!(active.contains("active\n") && active.contains(&description), "{}: {active}", engine.name);
     container.call(&["rm", "--force"])?.expect(0)?;
-    let left = described()?;
-    assert!(left.contains("inactive\n") && !left.contains(&description), "{}: {left}", engine.name);
-    Ok(())
+    // systemd forgets a unit after it has told of its end.
+    Deadline::generous()?.wait_for("the unit's end", || {
+        let left = described()?;
+        Ok((left.contains("inactive\n") && !left.contains(&description)).then_some(()))
+    })
 }
 
 /// A disk of the host, with its number.

@@ -228,6 +228,7 @@ fn a_container_that_runs_is_connected_to_a_network_and_leaves_it() -> Result<()>
     let docker = network.engine;
     let peer = docker.start_in("later", &["--runtime", "runc", "--name", "later-peer"], ECHO)?;
     let container = docker.start_in("bridge", &["--name", "connected"], ECHO)?;
+    peer.wrote("ready")?;
     container.wrote("ready")?;
     let to_peer = address(&peer, "later")?;
     for ip in ["10.78.5.7", "10.78.5.8"] {
@@ -325,7 +326,10 @@ fn ask_by_tcp(container: &Container<'_>, name: &str) -> Result<String> {
     question.extend([0, 0, 1, 0, 1]);
     let escaped: String = with_length(&question).iter().map(|byte| format!("\\{byte:03o}")).collect();
     // The end of the questions may be taken for that of the interest in answers.
-    let script = format!("(printf '{escaped}'; sleep 1) | nc 127.0.0.11 53 | hexdump -ve '1/1 \"%02x\"'");
+    let asks = format!("printf '{escaped}'; until [ -s /tmp/answer ]; do sleep 0.1; done");
+    let script = format!(
+        "rm -f /tmp/answer; ({asks}) | nc 127.0.0.11 53 >/tmp/answer; hexdump -ve '1/1 \"%02x\"' /tmp/answer"
+    );
     Ok(container.exec(&[], &script)?.expect(0)?.stdout)
 }
 
@@ -362,7 +366,7 @@ fn names_on_a_network_of_ones_own_are_resolved() -> Result<()> {
     ensure!(heard.ends_with("0004c0000263"), "{heard}");
 
     // The port is free for a name server in the container.
-    let shadow = "nc -l -p 53 -e cat & sleep 1000 & wait";
+    let shadow = "nc -ll -p 53 -e cat & sleep 1000 & wait";
     client.exec(&["--detach"], shadow)?.expect(0)?;
     let address = address(&client, "named")?;
     Deadline::generous()?.wait_for("the server in the container", || {

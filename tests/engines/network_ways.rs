@@ -6,6 +6,7 @@ use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::process::Command;
 use std::thread;
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use e2e::{Deadline, together};
@@ -50,6 +51,7 @@ fn multicast_fragments_and_a_small_mtu_go_between_runtimes() -> Result<()> {
 /// What a server of echo says to a word.
 fn echoed(address: &str) -> Result<String> {
     let mut stream = TcpStream::connect(address).with_context(|| format!("cannot connect to {address}"))?;
+    stream.set_read_timeout(Some(Duration::from_secs(20)))?;
     stream.write_all(b"word")?;
     stream.shutdown(std::net::Shutdown::Write)?;
     let mut text = String::new();
@@ -65,6 +67,7 @@ fn connections_and_published_ports_outlive_dockerd() -> Result<()> {
     server.wrote("ready")?;
     let at = format!("{}:80", address(&server, "bridge")?);
     let mut open = TcpStream::connect(&at)?;
+    open.set_read_timeout(Some(Duration::from_secs(20)))?;
     let mut word = [0; 4];
     for _ in 0..2 {
         docker.without_daemon(|| {

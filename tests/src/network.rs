@@ -10,6 +10,8 @@ use std::thread;
 use anyhow::{Context, Result, anyhow, ensure};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
+use crate::Deadline;
+
 /// A namespace under `/run/netns` with an interface `net7` (10.77.N.2, fd77:N::2); its peer here has the
 /// addresses that end with 1. Dropped, both are gone.
 #[derive(Debug)]
@@ -47,7 +49,17 @@ impl Namespace {
         ] {
             ip(&line)?;
         }
+        namespace.wait_for_carrier()?;
         Ok(namespace)
+    }
+
+    /// The kernel notes a moment later that both ends are connected.
+    fn wait_for_carrier(&self) -> Result<()> {
+        for end in [format!("-n {} -o link show net7", self.name), format!("-o link show {}", self.peer())] {
+            Deadline::generous()?
+                .wait_for("the carrier", || Ok(ip(&end)?.contains("state UP").then_some(())))?;
+        }
+        Ok(())
     }
 
     /// Its path.
