@@ -225,8 +225,6 @@ pub(super) fn any_desc() -> impl Strategy<Value = Desc> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(256))]
-
     /// Whatever lies in the rings and before the frames, both directions return, write no more than was offered, and
     /// serve a driver that begins anew.
     #[test]

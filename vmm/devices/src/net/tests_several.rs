@@ -163,8 +163,6 @@ fn who_changes_its_mind_all_the_time_is_slowed_down_and_loses_no_frame() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(256))]
-
     /// Whatever lies in the control queue, it is served, and the next command too.
     #[test]
     fn no_command_stops_the_device(
