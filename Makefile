@@ -112,7 +112,8 @@ systemd: build ## With cgroups that systemd makes: of version 1 or both on this 
 	tests/run nested-systemd
 
 .PHONY: nested
-nested: build kernels ## End to end in a nested KVM host, with the driver builtin, 1 and 2 vCPUs; with engines; labels
+nested: build kernels $(BUNDLE)/config.json ## End to end in a nested KVM host, with the driver builtin, 1 and 2 vCPUs; with engines; labels
+	tests/bundles/debian/run --driver builtin --build $(BUILD) --bundle $(BUNDLE)
 	tests/run nested
 	tests/run nested-engines
 	tests/run selinux
