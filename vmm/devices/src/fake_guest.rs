@@ -166,6 +166,11 @@ impl<D: Device> FakeGuest<D> {
         self.queues.iter_mut().for_each(|queue| queue.active = false);
     }
 
+    /// The frontend has disabled them, and enables them again.
+    pub(crate) fn activate(&mut self) {
+        self.queues.iter_mut().for_each(|queue| queue.active = true);
+    }
+
     pub(crate) fn kick(&mut self, index: usize) {
         self.with_queues(|device, queues| device.process_queue(index, queues));
     }

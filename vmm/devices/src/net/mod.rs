@@ -180,6 +180,10 @@ impl NetPair {
         }
         self.is_attached = tap.attach(wanted) && wanted;
         self.waiting = None;
+        if self.is_attached {
+            // It may have been woken for one of its queues alone: from now on there is something to do for both.
+            self.events.again();
+        }
     }
 
     /// From the guest to the tap.

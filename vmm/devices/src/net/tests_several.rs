@@ -88,6 +88,26 @@ fn with_a_frontend_that_serves_the_control_queue_pairs_are_in_use_whose_rings_ar
     assert!(!gets_frames(&mut rigs[1]));
 }
 
+/// Frames that wait for a pair while its rings are disabled have it listen no more, and the driver has given its buffers: all
+/// that wakes the pair then is a frame of the guest.
+#[test]
+fn a_pair_whose_rings_are_enabled_again_gets_frames_once_the_guest_has_sent_one() {
+    let mut rigs = rigs(2, FEATURES | 1 << VIRTIO_NET_F_MQ);
+    assert!(gets_frames(&mut rigs[1]));
+    rigs[1].guest.deactivate();
+    assert!(!gets_frames(&mut rigs[1]));
+    rigs[1].guest.activate();
+    assert_eq!(rigs[1].sent(&frame(60), &[(BUFFER, 72, 0)]), Some(frame(60)));
+    assert!(is_woken(&rigs[1]), "by itself");
+    rigs[1].guest.poll_host();
+    rigs[1].filled();
+    rigs[1].offer(&[2000]);
+    rigs[1].cable.send(&frame(60)).unwrap();
+    assert!(is_woken(&rigs[1]), "by the frame");
+    rigs[1].guest.poll_host();
+    assert!(!rigs[1].filled().is_empty());
+}
+
 #[test]
 fn a_driver_that_knows_nothing_of_several_pairs_has_one() {
     let mut rigs = rigs(2, FEATURES);
