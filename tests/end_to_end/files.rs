@@ -76,7 +76,7 @@ fn a_crowded_directory() -> Result<()> {
     let count = Setup::get()?.size("files in a directory", 10_000, 1_000);
     let bundle = Bundle::new(&["probe", "crowd", "/w", &count.to_string()])?;
     let finished =
-        Sandbox::run(&bundle)?.finish_by(Deadline::after(Duration::from_secs(180))?)?.expect_code(0)?;
+        Sandbox::run(&bundle)?.finish_by(Deadline::after(Duration::from_secs(300))?)?.expect_code(0)?;
     assert_eq!(finished.text(), format!("crowd {count}\n"));
     let mut left: Vec<_> =
         fs::read_dir(bundle.rootfs().join("w"))?.flatten().map(|entry| entry.file_name()).collect();

@@ -104,7 +104,7 @@ fn meanwhile(
 #[test]
 fn a_workload_with_raw_sockets_harms_no_other_and_sees_no_others() -> Result<()> {
     let _order = alone();
-    let count = Setup::times("RUNV_TEST_MUTATIONS", Setup::get()?.size("broken frames", 2000, 500))?;
+    let count = Setup::times("RUNV_TEST_MUTATIONS", Setup::get()?.repeats("broken frames", 2000, 500))?;
     let seed = Setup::times("RUNV_TEST_SEED", std::process::id().into())?;
     println!("RUNV_TEST_SEED={seed}");
     let mut log = KernelLog::from_now_on();

@@ -88,7 +88,7 @@ impl Random {
 
 /// How many of each kind.
 fn count() -> Result<u64> {
-    Setup::times("RUNV_TEST_MUTATIONS", Setup::get()?.size("bad bundles and command lines", 100, 20))
+    Setup::times("RUNV_TEST_MUTATIONS", Setup::get()?.repeats("bad bundles and command lines", 100, 20))
 }
 
 fn random() -> Result<Random> {

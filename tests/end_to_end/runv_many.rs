@@ -31,7 +31,7 @@ fn a_life_after_the_other_leaves_nothing() -> Result<()> {
 #[test]
 fn many_at_once_each_have_their_own_and_leave_nothing() -> Result<()> {
     let _order = alone();
-    let usual = Setup::get()?.size("containers at once", 8, 3);
+    let usual = Setup::get()?.repeats("containers at once", 8, 3);
     let count = Setup::times("RUNV_TEST_AT_ONCE", usual)?;
     let bundles: Vec<Bundle> = (0..count)
         .map(|_| Bundle::shell("cat /proc/sys/kernel/hostname; exec sleep 1000"))

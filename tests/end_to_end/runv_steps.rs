@@ -83,7 +83,7 @@ impl<'a> Killing<'a> {
 
 /// Spread evenly from the first to the last.
 fn points(steps: u64) -> Result<impl Iterator<Item = u64>> {
-    let usual = Setup::get()?.size("steps at which runv is killed", 12, 3);
+    let usual = Setup::get()?.repeats("steps at which runv is killed", 12, 3);
     let count = Setup::times("RUNV_TEST_STEPS", usual)?.clamp(2, steps.max(2));
     println!("{count} of {steps} steps");
     Ok((0..count).map(move |index| 1 + index * (steps - 1) / (count - 1)))
@@ -91,7 +91,7 @@ fn points(steps: u64) -> Result<impl Iterator<Item = u64>> {
 
 /// Not each verb in the nested host, where a machine takes long: what `runv` does there is the same as here.
 fn each_verb() -> Result<bool> {
-    Ok(Setup::get()?.size("verbs of which runv is killed by themselves", 4, 1) > 1)
+    Ok(Setup::get()?.repeats("verbs of which runv is killed by themselves", 4, 1) > 1)
 }
 
 /// Alone, with a bundle whose container only sleeps.

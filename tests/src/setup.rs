@@ -5,7 +5,8 @@
 //! | `RUNV_BUILD` | directory with `bin/` and `share/runv/` | `build/` of the source tree |
 //! | `RUNV_HYPERVISOR` | driver: `qemu` or `builtin` | `qemu` |
 //! | `RUNV_CPUS` | vCPUs of each sandbox | 1 |
-//! | `RUNV_NESTED` | set: this is the nested host, so sizes are smaller and deadlines longer | unset |
+//! | `RUNV_NESTED` | set: this is the nested host, so repetitions are fewer and deadlines longer | unset |
+//! | `RUNV_TEST_SIZES` | how large files, streams, crowds and the like are: `full` or `small` | `full` |
 //! | `RUNV_PROBE` | the program `probe` | beside the test binary |
 
 use std::env;
@@ -43,6 +44,7 @@ pub struct Setup {
     cpus: u8,
     probe: PathBuf,
     nested: bool,
+    small: bool,
 }
 
 impl Setup {
@@ -70,12 +72,18 @@ impl Setup {
             Ok(other) => bail!("RUNV_HYPERVISOR={other}: neither builtin nor qemu"),
         };
         let cpus = env::var("RUNV_CPUS").map_or(Ok(1), |cpus| cpus.parse().context("RUNV_CPUS"))?;
+        let small = match env::var("RUNV_TEST_SIZES").as_deref() {
+            Ok("small") => true,
+            Ok("full") | Err(_) => false,
+            Ok(other) => bail!("RUNV_TEST_SIZES={other}: neither full nor small"),
+        };
         let setup = Self {
             build,
             hypervisor,
             cpus,
             probe: find_probe()?,
             nested: env::var_os("RUNV_NESTED").is_some(),
+            small,
         };
         for file in [setup.sandbox(), setup.kernel(), setup.initrd()] {
             ensure!(file.exists(), "{} is missing: make build", file.display());
@@ -141,16 +149,22 @@ impl Setup {
         self.cpus
     }
 
-    /// Full size here, the smaller one in the nested host, where each instruction of a guest is emulated twice.
-    /// The choice is printed.
+    /// How large what a user may bring is: `full`, but `small` where the run asks for it, as that with several vCPUs in
+    /// the nested host does (`tests/run`). Which it is is printed.
     #[must_use]
-    pub fn size(&self, what: &str, full: u64, nested: u64) -> u64 {
-        if self.nested {
-            println!("{what}: {nested} in the nested host, {full} elsewhere");
-            nested
-        } else {
-            full
-        }
+    pub fn size(&self, what: &str, full: u64, small: u64) -> u64 {
+        let size = if self.small { small } else { full };
+        println!("{what}: {size} of {full}");
+        size
+    }
+
+    /// How often a test repeats one thing: `usual`, but less often in the nested host, where each instruction of a guest
+    /// is emulated twice. Which it is is printed.
+    #[must_use]
+    pub fn repeats(&self, what: &str, usual: u64, nested: u64) -> u64 {
+        let repeats = if self.nested { nested } else { usual };
+        println!("{what}: {repeats} of {usual}");
+        repeats
     }
 
     /// How often a test does what it does: `usual`, unless the environment variable says otherwise, as the soak

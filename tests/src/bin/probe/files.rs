@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
-use std::io::{BufReader, Read, Seek, SeekFrom, Write};
+use std::io::{BufReader, BufWriter, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::thread;
@@ -26,7 +26,10 @@ fn open(path: &str) -> Result<File> {
 
 pub(crate) fn write(path: &str, length: u64) -> Result<()> {
     let mut file = open(path)?;
-    Pattern::new(3).write(length, &mut file).context("cannot write")?;
+    // As much at once as one request of FUSE can take.
+    Pattern::new(3)
+        .write(length, &mut BufWriter::with_capacity(1 << 20, &mut file))
+        .context("cannot write")?;
     file.sync_all().context("fsync")?;
     file.seek(SeekFrom::Start(0)).context("lseek")?;
     let found = Pattern::new(3).verify(&mut BufReader::with_capacity(1 << 20, file)).context("read back")?;
