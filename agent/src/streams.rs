@@ -21,8 +21,8 @@ use crate::sys::pass;
 pub trait Connection: AsyncRead + AsyncWrite + AsFd + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + AsFd + Send + Unpin> Connection for T {}
 
-/// How long a connection or a container waits for its counterpart.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// How long a connection or a container waits for its counterpart. A host that is short of processors may take seconds.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Connections that may wait at one time.
 const MOST_WAITING: usize = 64;
