@@ -43,7 +43,6 @@ const USAGE: &str = "usage: probe COMMAND [ARGUMENT]...
   datagrams ADDRESS:PORT COUNT BYTES
                            so many by UDP, as fast as they go
   count PORT FILE          make the file, then say how many datagrams come until none does, and in how many microseconds
-                           so many by TCP, then what is answered to its end, to nowhere
   queues INTERFACE         what a network device has counted, queue by queue
   use-queues INTERFACE PAIRS
                            have it use so many pairs of queues
