@@ -178,5 +178,5 @@ fn leaves_nothing() -> Result<()> {
     Sandbox::run(&missing)?.finish()?.expect_code(127)?;
     Sandbox::run(&unknown)?.finish()?.expect_code(1)?;
     Sandbox::run(&missing)?.option("--memory", "8").finish()?.expect_code(1)?;
-    before.restored(Deadline::after(std::time::Duration::from_secs(10))?)
+    before.restored(Deadline::after(std::time::Duration::from_secs(2))?)
 }

@@ -19,7 +19,7 @@ fn twenty_at_once_do_not_disturb_each_other_and_leave_nothing() -> Result<()> {
     let before = Census::take()?;
     for _ in 0..Setup::times("RUNV_TEST_ROUNDS", 1)? {
         twenty_at_once()?;
-        before.restored(Deadline::after(Duration::from_secs(10))?)?;
+        before.restored(Deadline::after(Duration::from_secs(2))?)?;
     }
     Ok(())
 }
@@ -63,5 +63,5 @@ fn one_after_the_other_leaves_nothing() -> Result<()> {
     for _ in 0..Setup::times("RUNV_TEST_CYCLES", 5)? {
         Sandbox::run(&bundle)?.finish()?.expect_code(4)?;
     }
-    before.restored(Deadline::after(Duration::from_secs(10))?)
+    before.restored(Deadline::after(Duration::from_secs(2))?)
 }

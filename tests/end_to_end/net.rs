@@ -171,7 +171,7 @@ fn nothing_is_left_in_the_namespace_however_the_sandbox_ends() -> Result<()> {
             runv.wait_for_status("c1", "stopped")?;
         }
         // Before anybody has cleaned up: it goes by itself.
-        Deadline::after(Duration::from_secs(10))?.wait_for("the tap's end", || {
+        Deadline::after(Duration::from_secs(5))?.wait_for("the tap's end", || {
             let now = namespace.inside()?;
             Ok((now == before).then_some(()))
         })?;
@@ -180,7 +180,7 @@ fn nothing_is_left_in_the_namespace_however_the_sandbox_ends() -> Result<()> {
         ensure!(answered.is_ok(), "{answered:?}");
         runv.call(&["delete", "c1"])?.expect(0)?;
     }
-    census.restored(Deadline::after(Duration::from_secs(10))?)
+    census.restored(Deadline::after(Duration::from_secs(5))?)
 }
 
 #[test]
@@ -374,5 +374,5 @@ fn an_interface_that_is_taken_away_in_use_harms_nothing_else() -> Result<()> {
     sender.join().map_err(|_| anyhow::anyhow!("the sender panicked"))?;
     runv.call(&["delete", "--force", "c1"])?.expect(0)?;
     ensure!(!namespace.inside()?.contains("runv"), "the tap");
-    census.restored(Deadline::after(Duration::from_secs(10))?)
+    census.restored(Deadline::after(Duration::from_secs(5))?)
 }

@@ -61,7 +61,7 @@ fn interfaces_that_come_and_go_while_the_container_runs_do_so_in_the_guest() -> 
     hides(&runv, "ip addr show net7", "10.77.10.7")?;
     runv.call(&["delete", "--force", "c1"])?.expect(0)?;
     assert_eq!(namespace.inside()?, before);
-    census.restored(Deadline::after(Duration::from_secs(10))?)
+    census.restored(Deadline::after(Duration::from_secs(5))?)
 }
 
 #[test]
@@ -155,7 +155,7 @@ fn the_first_interface_may_come_between_create_and_start_or_later() -> Result<()
     runv.call(&["delete", "--force", "c1"])?.expect(0)?;
     Deadline::generous()?
         .wait_for("the veth's end", || Ok(ip("link show first23").is_err().then_some(())))?;
-    census.restored(Deadline::after(Duration::from_secs(10))?)
+    census.restored(Deadline::after(Duration::from_secs(5))?)
 }
 
 /// As with runv: what comes later, and a name server at 127.0.0.11 as docker's.

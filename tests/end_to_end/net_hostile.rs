@@ -146,7 +146,7 @@ fn a_workload_with_raw_sockets_harms_no_other_and_sees_no_others() -> Result<()>
     }
     assert_eq!(log.complaints(), Vec::<String>::new());
     drop((bridge, of_attacker, of_victim));
-    census.restored(Deadline::after(Duration::from_secs(10))?)
+    census.restored(Deadline::after(Duration::from_secs(5))?)
 }
 
 fn mac_of(interface: &str) -> Result<String> {

@@ -56,7 +56,7 @@ fn frames_are_moved_by_the_hosts_kernel_where_it_can_and_it_must_where_that_is_s
         auto.run_detached("c1")?;
         said(&auto, "ping -c 1 -W 5 10.77.31.1")?;
         auto.call(&["delete", "--force", "c1"])?.expect(0)?;
-        return census.restored(Deadline::after(Duration::from_secs(10))?);
+        return census.restored(Deadline::after(Duration::from_secs(5))?);
     }
     for cpus in [1, 2] {
         let runv = of_vcpus(&bundle, cpus)?;
@@ -84,7 +84,7 @@ fn frames_are_moved_by_the_hosts_kernel_where_it_can_and_it_must_where_that_is_s
         Deadline::generous()?
             .wait_for("the tap's end", || Ok((namespace.inside()? == before).then_some(())))?;
     }
-    census.restored(Deadline::after(Duration::from_secs(10))?)
+    census.restored(Deadline::after(Duration::from_secs(5))?)
 }
 
 /// By TCP, in packets that are yet to be cut.

@@ -278,7 +278,7 @@ fn a_member_that_is_gone_leaves_nothing_in_the_machine_however_it_ended() -> Res
         }
         runv.call(&["delete", "--force", "infra"])?.expect(0)?;
     }
-    before.restored(Deadline::after(Duration::from_secs(10))?)
+    before.restored(Deadline::after(Duration::from_secs(2))?)
 }
 
 /// What is read ahead of a mapped file comes for nobody once the processes and their mounts have gone, which they do here

@@ -168,7 +168,7 @@ fn of_configurations_that_nobody_would_write_nothing_is_left() -> Result<()> {
         ensure!(fs::read_dir(runv.root())?.count() == 0, "{} has left something", found());
     }
     ensure!(refused > 0, "all were accepted");
-    before.restored(Deadline::after(Duration::from_secs(10))?)
+    before.restored(Deadline::after(Duration::from_secs(2))?)
 }
 
 #[test]
@@ -195,5 +195,5 @@ fn of_command_lines_that_nobody_would_write_nothing_is_left() -> Result<()> {
         }
         ensure!(fs::read_dir(runv.root())?.count() == 0, "{line:?} has left something: {answer:?}");
     }
-    before.restored(Deadline::after(Duration::from_secs(10))?)
+    before.restored(Deadline::after(Duration::from_secs(2))?)
 }

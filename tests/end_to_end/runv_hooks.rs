@@ -79,7 +79,7 @@ fn a_hook_that_fails_or_hangs_ends_what_it_belongs_to() -> Result<()> {
     runv.call(&["start", "c1"])?.refused("error running poststart hook #0")?;
     assert_eq!(runv.state("c1")?["status"], "stopped");
     runv.call(&["delete", "c1"])?.expect(0)?;
-    before.restored(Deadline::after(Duration::from_secs(10))?)
+    before.restored(Deadline::after(Duration::from_secs(2))?)
 }
 
 #[test]

@@ -9,7 +9,7 @@ use e2e::{Bundle, Census, Deadline, Runtime, Setup, alone, pattern};
 use rustix::process::{Pid, Signal, kill_process};
 
 /// How long everything of a container may take to vanish.
-const GRACE: Duration = Duration::from_secs(10);
+const GRACE: Duration = Duration::from_secs(2);
 
 #[test]
 fn a_create_that_is_killed_can_be_deleted_by_force() -> Result<()> {
@@ -31,7 +31,7 @@ fn a_create_that_is_killed_can_be_deleted_by_force() -> Result<()> {
             .with_context(|| format!("kill {index}, {random}"))?;
         assert_eq!(fs::read_dir(runv.root())?.count(), 0);
         // A monitor that was just being started finds that it has no record, and ends when it gets to run.
-        before.restored(Deadline::after(GRACE)?).with_context(|| format!("kill {index}, {random}"))?;
+        before.restored(Deadline::after(GRACE * 5)?).with_context(|| format!("kill {index}, {random}"))?;
     }
     Ok(())
 }

@@ -192,7 +192,7 @@ fn a_workload_that_cannot_be_executed_fails_create_with_one_line_in_the_log() ->
     assert!(line["msg"].as_str().is_some_and(|text| text.contains("no such file or directory")), "{line}");
     assert!(line["time"].as_str().is_some_and(|time| time.contains('T')), "{line}");
     assert_eq!(fs::read_dir(runv.root())?.count(), 0);
-    before.restored(Deadline::after(Duration::from_secs(10))?)
+    before.restored(Deadline::after(Duration::from_secs(2))?)
 }
 
 #[test]
@@ -210,7 +210,7 @@ fn run_waits_and_deletes_unless_told_to_keep() -> Result<()> {
     runv.leave(&["run", "--detach", "c1"])?.expect(0)?;
     runv.wait_for_status("c1", "stopped")?;
     runv.call(&["delete", "c1"])?.expect(0)?;
-    before.restored(Deadline::after(Duration::from_secs(10))?)
+    before.restored(Deadline::after(Duration::from_secs(2))?)
 }
 
 #[test]

@@ -8,7 +8,7 @@ use anyhow::{Context, Result, ensure};
 use e2e::{Bundle, Census, Deadline, Process, Runtime, Setup, alone};
 
 /// How long everything of a deleted container may take to vanish.
-const GRACE: Duration = Duration::from_secs(10);
+const GRACE: Duration = Duration::from_secs(2);
 
 #[test]
 fn a_life_after_the_other_leaves_nothing() -> Result<()> {

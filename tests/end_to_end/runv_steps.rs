@@ -11,7 +11,7 @@ use e2e::{Bundle, Census, Deadline, Runtime, Setup, Traced, alone, trace};
 use rustix::process::{Pid, Signal, kill_process};
 
 /// How long everything of a killed container may take to vanish.
-const GRACE: Duration = Duration::from_secs(10);
+const GRACE: Duration = Duration::from_secs(2);
 
 const ID: &str = "c1";
 const DELETE: [&str; 3] = ["delete", "--force", ID];
