@@ -48,8 +48,8 @@ build: setup programs kernel initrd ## Guest kernel, agent, initrd and programs,
 
 .PHONY: setup
 setup: ## Install the Debian packages that are missing (as root)
-	@missing=$$(sed 's/#.*//' $(PACKAGE_LISTS) | xargs -r dpkg-query -W -f '$${db:Status-Abbrev} $${Package}\n' 2>&1 \
-	    | sed -n 's/^dpkg-query: no packages found matching //p; s/^[^i]. *//p; s/^i[^i] *//p' | sort -u | xargs); \
+	@missing=$$(comm -23 <(sed 's/#.*//' $(PACKAGE_LISTS) | xargs -n 1 | sort -u) \
+	    <(dpkg-query -W -f '$${db:Status-Abbrev}$${Package}\n' | sed -n 's/^.i  *//p' | sort -u) | xargs); \
 	if [ -n "$$missing" ]; then \
 	    echo "setup: installing $$missing"; \
 	    export DEBIAN_FRONTEND=noninteractive; \
