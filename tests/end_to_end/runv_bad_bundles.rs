@@ -37,7 +37,8 @@ const VERBS: &[&str] = &[
 
 const WORDS: &[&str] = &[
     "--bundle",
-    "/nonexistent",
+    // Nobody can make this one, were it taken for a log's or a pid file's name.
+    "/proc/nonexistent",
     "--pid-file",
     "--console-socket",
     "none",

@@ -62,6 +62,7 @@ impl Census {
         for place in PLACES {
             list(place, 1, "file", &mut found);
         }
+        list("/", 0, "file", &mut found);
         list("/sys/class/net", 0, "interface", &mut found);
         list("/sys/fs/cgroup", 4, "cgroup", &mut found);
         // The tests' own bundles, and others' cgroups.

@@ -142,6 +142,7 @@ mod tests {
         std::fs::write(&text, "#!/bin/sh").unwrap();
         let empty = folder.path().join("empty");
         std::fs::write(&empty, "").unwrap();
+        let missing = folder.path().join("missing");
         let directories = [folder.path().to_owned()];
         let files = GuestFiles { installation: &installation, directories: &directories };
         for by in [ChosenBy::Operator, ChosenBy::Bundle("vm.kernel.path".into())] {
@@ -153,7 +154,7 @@ mod tests {
                 (text.as_path(), "is not a 64-bit ELF file", ""),
                 (empty.as_path(), "is not a 64-bit ELF file", "is empty"),
                 (folder.path(), "cannot read the kernel", "cannot read the initrd"),
-                (Path::new("/nonexistent"), "cannot read the kernel", "cannot read the initrd"),
+                (missing.as_path(), "cannot read the kernel", "cannot read the initrd"),
             ] {
                 let chosen = ChosenFile { path: path.to_owned(), by: by.clone() };
                 let error = files.kernel(Some(&chosen)).unwrap_err().to_string();
