@@ -142,3 +142,14 @@ fn emulation_is_announced_and_nothing_else_is() -> Result<()> {
     assert_eq!(errors.lines().count(), usize::from(emulates), "{errors:?}");
     Ok(())
 }
+
+/// QEMU 7.2 emulates `cmpxchg16b` such that an interrupt beside it can break the kernel.
+#[test]
+fn an_emulated_kernel_does_without_what_is_emulated_wrongly() -> Result<()> {
+    let _order = together();
+    let bundle = Bundle::shell("grep -w -c cx16 /proc/cpuinfo || true")?;
+    let finished = Sandbox::run(&bundle)?.finish()?.expect_code(0)?;
+    let emulates = finished.errors().contains("software emulation");
+    assert_eq!(finished.text() == "0\n", emulates, "{:?}", finished.text());
+    Ok(())
+}

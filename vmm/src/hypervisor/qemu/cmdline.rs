@@ -13,6 +13,15 @@ const MAX_LENGTH: usize = 2047;
 /// Length of ` virtio_mmio.device=512@0xfeb00000:12`.
 const DEVICE_LENGTH: usize = 37;
 
+/// Processor features that the kernel is to do without, by name (Linux, kernel-parameters.txt).
+const CLEARED: &str = "clearcpuid=";
+
+/// Not used by the kernel under software emulation. Up to 7.2, QEMU emulates `cmpxchg16b` with what it remembers of the
+/// flags from before the last few instructions. If an interrupt came just before these and the next one comes just after, it
+/// saves a number for the flags: string instructions then go backwards, and the kernel panics. Its allocator uses
+/// `cmpxchg16b` all the time. Programs still see the feature: distributions for x86-64-v2 demand it.
+const WRONG_IN_EMULATION: &str = "cx16";
+
 /// A kernel command line that cannot be.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum CommandLineError {
@@ -49,6 +58,9 @@ pub(crate) fn kernel_command_line(boot: &Boot<'_>) -> Result<String, CommandLine
         if boot.cpus.get() == 1 {
             line.push_str(" noapictimer");
         }
+        line.push(' ');
+        line.push_str(CLEARED);
+        line.push_str(WRONG_IN_EMULATION);
     }
     for word in boot.parameters {
         if !is_kernel_parameter(word) {
@@ -56,6 +68,11 @@ pub(crate) fn kernel_command_line(boot: &Boot<'_>) -> Result<String, CommandLine
         }
         line.push(' ');
         line.push_str(word);
+        // Of several the kernel takes the last.
+        if boot.accelerator == Accelerator::Tcg && word.starts_with(CLEARED) {
+            line.push(',');
+            line.push_str(WRONG_IN_EMULATION);
+        }
     }
     let most = MAX_LENGTH - DEVICE_LENGTH * boot.devices.min(super::args::MAX_DEVICES);
     if line.len() > most {
@@ -88,9 +105,20 @@ mod tests {
     fn emulation_gets_the_time_stamp_frequency_and_kvm_does_not() {
         let emulated = with(&["a=1", "b"]).unwrap();
         assert!(emulated.contains(" loglevel=1 tsc=reliable "), "{emulated}");
-        assert!(emulated.ends_with(" tsc_early_khz=2500000 noapictimer a=1 b"), "{emulated}");
+        assert!(emulated.contains(" tsc_early_khz=2500000 noapictimer "), "{emulated}");
+        assert!(emulated.ends_with(" a=1 b"), "{emulated}");
         let native = Boot { accelerator: Accelerator::Kvm, verbose: true, ..boot(&[]) };
         assert_eq!(kernel_command_line(&native).unwrap(), "console=ttyS0 panic=-1 reboot=k loglevel=8");
+    }
+
+    #[test]
+    fn what_is_emulated_wrongly_is_not_used_whatever_else_is_cleared() {
+        for (parameters, expected) in
+            [(&[][..], " clearcpuid=cx16"), (&["clearcpuid=smap", "a"], " clearcpuid=smap,cx16 a")]
+        {
+            let line = with(parameters).unwrap();
+            assert!(line.ends_with(expected), "{line}");
+        }
     }
 
     #[test]
