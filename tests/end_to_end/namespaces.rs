@@ -1,7 +1,7 @@
 //! User and time namespaces: made in the guest, with the ids of the host.
 
-use std::fs;
-use std::os::unix::fs::{MetadataExt, chown};
+use std::fs::{self, Permissions};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 
 use anyhow::Result;
 use e2e::{Bundle, Sandbox, together};
@@ -25,8 +25,13 @@ fn root_of_a_user_namespace_is_another_user_on_the_host() -> Result<()> {
         let ids = json!([{ "containerID": 0, "hostID": ROOT, "size": 65536 }]);
         spec["linux"]["uidMappings"] = ids.clone();
         spec["linux"]["gidMappings"] = ids;
+        for set in ["bounding", "effective", "permitted"] {
+            spec["process"]["capabilities"][set] = json!(["CAP_DAC_OVERRIDE"]);
+        }
     })?;
     chown(bundle.rootfs(), Some(ROOT), Some(ROOT))?;
+    // As podman's, and Fedora's: who is root there writes all the same.
+    fs::set_permissions(bundle.rootfs(), Permissions::from_mode(0o555))?;
     let text = Sandbox::run(&bundle)?.finish()?.expect_code(0)?.text();
     assert_eq!(text, format!("0\n0\n 0 {ROOT} 65536\n"));
     assert_eq!(fs::metadata(bundle.rootfs().join("made"))?.uid(), ROOT);

@@ -31,16 +31,35 @@ fn capabilities_and_no_new_privileges_are_the_bundles() -> Result<()> {
     Ok(())
 }
 
+/// A script of user 1000 with those capabilities, ambient ones included.
+fn of_a_user(script: &str, capabilities: &[&str]) -> Result<Bundle> {
+    Bundle::shell(script)?.edit(|spec| {
+        spec["process"]["user"] = json!({ "uid": 1000, "gid": 1000 });
+        let sets = ["bounding", "permitted", "effective", "inheritable", "ambient"];
+        spec["process"]["capabilities"] =
+            sets.iter().map(|set| ((*set).to_owned(), json!(capabilities))).collect();
+    })
+}
+
 #[test]
 fn a_user_has_its_ambient_capabilities() -> Result<()> {
     let _order = together();
-    let bundle = Bundle::shell("grep ^CapEff /proc/self/status")?.edit(|spec| {
-        spec["process"]["user"] = json!({ "uid": 1000, "gid": 1000 });
-        let one = json!(["CAP_NET_BIND_SERVICE"]);
-        let sets = ["bounding", "permitted", "effective", "inheritable", "ambient"];
-        spec["process"]["capabilities"] = sets.iter().map(|set| ((*set).to_owned(), one.clone())).collect();
-    })?;
+    let bundle = of_a_user("grep ^CapEff /proc/self/status", &["CAP_NET_BIND_SERVICE"])?;
     assert_eq!(output(&bundle)?, "CapEff:\t0000000000000400\n");
+    Ok(())
+}
+
+#[test]
+fn only_with_the_capability_a_user_makes_files_where_it_may_not_write() -> Result<()> {
+    let _order = together();
+    let script = "cd /closed; (touch file; mkdir directory; ln -s x link; mkfifo fifo) 2>/dev/null
+        echo *; stat -c %u:%g * 2>/dev/null | sort -u";
+    let cases = [(&["CAP_DAC_OVERRIDE"][..], "directory fifo file link\n1000:1000\n"), (&[], "*\n")];
+    for (capabilities, expected) in cases {
+        let bundle = of_a_user(script, capabilities)?;
+        fs::create_dir(bundle.rootfs().join("closed"))?;
+        assert_eq!(output(&bundle)?, expected, "{capabilities:?}");
+    }
     Ok(())
 }
 

@@ -6,7 +6,9 @@ use std::io;
 
 use rustix::fs::Mode;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit, umask};
-use rustix::thread::set_no_new_privs;
+use rustix::thread::{
+    CapabilitiesSecureBits, capabilities_secure_bits, set_capabilities_secure_bits, set_no_new_privs,
+};
 
 /// No `execve` of this process or its children gains privileges any more.
 ///
@@ -14,6 +16,17 @@ use rustix::thread::set_no_new_privs;
 /// The kernel refuses; it has known this since Linux 3.5.
 pub fn forbid_new_privileges() -> io::Result<()> {
     Ok(set_no_new_privs(true)?)
+}
+
+/// A thread that makes a file in another user's name keeps its capabilities meanwhile (capabilities(7),
+/// `SECBIT_NO_SETUID_FIXUP`). Whether that user may is the guest's kernel to say, which knows whether a process has
+/// `CAP_DAC_OVERRIDE`; a guest that lies could as well name root.
+///
+/// # Errors
+/// `EPERM` without `CAP_SETPCAP`.
+pub fn keep_capabilities_of_other_users() -> io::Result<()> {
+    let bits = capabilities_secure_bits()? | CapabilitiesSecureBits::NO_SETUID_FIXUP;
+    Ok(set_capabilities_secure_bits(bits)?)
 }
 
 /// Files get exactly the mode that the guest asks for.
