@@ -114,9 +114,7 @@ systemd: build ## With cgroups that systemd makes: of version 1 or both on this 
 .PHONY: nested
 nested: build kernels $(BUNDLE)/config.json ## End to end in a nested KVM host, with the driver builtin, 1 and 2 vCPUs; with engines; labels
 	tests/bundles/debian/run --driver builtin --build $(BUILD) --bundle $(BUNDLE)
-	tests/run nested
-	tests/run nested-engines
-	tests/run selinux
+	tests/run nested-all
 
 .PHONY: bench
 bench: build ## Speed and size against peers: a table, and JSON in build/bench.json
