@@ -107,7 +107,7 @@ fn confine(fs: Option<&FsConfig>) -> Result<Option<FsDevice>> {
         jail::root::enter(&jail::RootPlan::default())?;
         return Ok(None);
     };
-    jail::process::keep_capabilities_of_other_users()
+    jail::process::keep_capabilities_as_another_user()
         .context("cannot keep capabilities while files are made in another user's name (CAP_SETPCAP)")?;
     let proc_self_fd = jail::root::clone_proc_self_fd().map_err(FsError::ProcSelfFd)?;
     jail::root::enter(&share::root_plan(&config.exports))?;

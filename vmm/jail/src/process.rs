@@ -24,7 +24,7 @@ pub fn forbid_new_privileges() -> io::Result<()> {
 ///
 /// # Errors
 /// `EPERM` without `CAP_SETPCAP`.
-pub fn keep_capabilities_of_other_users() -> io::Result<()> {
+pub fn keep_capabilities_as_another_user() -> io::Result<()> {
     let bits = capabilities_secure_bits()? | CapabilitiesSecureBits::NO_SETUID_FIXUP;
     Ok(set_capabilities_secure_bits(bits)?)
 }
